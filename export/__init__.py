@@ -1,0 +1,1 @@
+"""How a trained model leaves the building and serves."""

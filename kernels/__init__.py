@@ -1,0 +1,1 @@
+"""The hot loops, one folder per op. Arrays in, arrays out."""

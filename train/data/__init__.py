@@ -1,0 +1,1 @@
+"""Sources: each reads files as their publishers ship them, or makes a world."""

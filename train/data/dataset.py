@@ -1,0 +1,40 @@
+"""What a source gives: a schema, a log, and requests to train, validate and test on."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from ...zoo.features import RowMap, Schema
+from .event_log import EventLog, Requests
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """A source, read and split.
+
+    Attributes:
+      name: the SOURCE that made it, e.g. "market:standard".
+      schema: what its batches hold.
+      row_maps: {table: RowMap} that made the row ids.
+      log: every user's events.
+      train, validation, test: the requests; selection reads validation, test is read once.
+      samples_negatives: whether a training request is one positive to which the pipeline adds
+        negatives (interaction logs), or already holds labelled candidates (page logs).
+      segments: {name: {value: label}} context or user fields that metrics are broken down by.
+      truth: what a simulated world knows and a log does not, e.g. `truth["test"]["click"]`
+        (R, C), the true click probabilities of the test requests; empty for real data.
+      facts: counts worth printing.
+    """
+
+    name: str
+    schema: Schema
+    row_maps: dict[str, RowMap]
+    log: EventLog
+    train: Requests
+    validation: Requests
+    test: Requests
+    samples_negatives: bool = False
+    segments: dict[str, dict[int, str]] = dataclasses.field(default_factory=dict)
+    truth: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)

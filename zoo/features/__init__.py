@@ -1,0 +1,13 @@
+"""From raw values to a batch: schema, signatures, row maps, records."""
+
+from .row_map import HashedRows as HashedRows
+from .row_map import KnownRows as KnownRows
+from .row_map import RowMap as RowMap
+from .schema import PADDING_ROW as PADDING_ROW
+from .schema import RESERVED_ROWS as RESERVED_ROWS
+from .schema import ROLES as ROLES
+from .schema import UNSEEN_ROW as UNSEEN_ROW
+from .schema import Field as Field
+from .schema import Schema as Schema
+from .schema import Table as Table
+from .signature import signatures as signatures

@@ -1,0 +1,240 @@
+"""What a batch holds: tables, fields, and the transforms that make rows of raw values.
+
+A `Schema` names every embedding table, says which field of which role reads which table, and how
+each raw value becomes a row id or a number. It is frozen and hashable, so a model's `Config` can
+carry it as a static argument. Its content hash travels with every checkpoint and artifact.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import functools
+import hashlib
+import json
+from typing import Any, Literal
+
+from .transforms import TRANSFORMS
+
+ROLES = ("user", "context", "history", "candidate")
+PADDING_ROW = 0
+UNSEEN_ROW = 1
+RESERVED_ROWS = 2
+
+Role = Literal["user", "context", "history", "candidate"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+    """One embedding table: `rows` x `dim`, row 0 padding, row 1 the unseen.
+
+    `rows` includes the two reserved rows; it is not part of the schema's hash, so that a table
+    may grow.
+    """
+
+    name: str
+    rows: int
+    dim: int
+
+    def __post_init__(self):
+        _require(bool(self.name), "Table.name must not be empty.")
+        _require(
+            RESERVED_ROWS <= self.rows < 2**31 - 2**24,
+            f"Table.rows of {self.name!r} must be >= {RESERVED_ROWS} and fit in int32 with room "
+            f"to pad, got {self.rows}.",
+        )
+        _require(self.dim >= 1, f"Table.dim of {self.name!r} must be >= 1, got {self.dim}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Field:
+    """One named input of one role.
+
+    Attributes:
+      name: key in the batch.
+      role: where it stands: "user" (B,), "context" (B,), "history" (B, L), "candidate" (B, C).
+      kind: "id" looks up one row; "bag" sums the rows of `width` slots; "dense" is a number.
+      table: the table an id or a bag reads; None means the table of the field's own name. Fields
+        of the same name share a table unless this says otherwise.
+      width: the trailing axis: slots of a bag (required), length of a dense vector (None: scalar).
+      raw: name of the value in the raw record; None means `name`.
+      value: how an id is read before it is signed, "int" or "string": a CSV that holds numbers
+        and a service that sends text then agree.
+      transform: name of a function of `transforms.TRANSFORMS`, for dense fields.
+    """
+
+    name: str
+    role: Role
+    kind: Literal["id", "bag", "dense"] = "id"
+    table: str | None = None
+    width: int | None = None
+    raw: str | None = None
+    value: Literal["int", "string"] = "int"
+    transform: str = "identity"
+
+    def __post_init__(self):
+        where = f"Field {self.role}.{self.name}"
+        _require(bool(self.name), "Field.name must not be empty.")
+        _require(self.role in ROLES, f"{where}: role must be one of {ROLES}, got {self.role!r}.")
+        _require(
+            self.kind in ("id", "bag", "dense"),
+            f"{where}: kind must be id, bag or dense, got {self.kind!r}.",
+        )
+        _require(
+            self.value in ("int", "string"),
+            f"{where}: value must be int or string, got {self.value!r}.",
+        )
+        _require(
+            self.transform in TRANSFORMS,
+            f"{where}: unknown transform {self.transform!r}; choose from {sorted(TRANSFORMS)}.",
+        )
+        if self.kind == "dense":
+            _require(self.table is None, f"{where}: a dense field reads no table.")
+        else:
+            _require(self.transform == "identity", f"{where}: transforms are for dense fields.")
+        if self.kind == "bag":
+            _require(self.width is not None, f"{where}: a bag needs its width (number of slots).")
+        if self.kind == "id":
+            _require(self.width is None, f"{where}: an id has no width; use kind='bag'.")
+        if self.width is not None:
+            _require(self.width >= 1, f"{where}: width must be >= 1, got {self.width}.")
+
+    @property
+    def table_name(self) -> str:
+        """Name of the table that an id or a bag reads."""
+        return self.table or self.name
+
+    @property
+    def raw_name(self) -> str:
+        """Name of the value in the raw record."""
+        return self.raw or self.name
+
+    @property
+    def trailing(self) -> tuple[int, ...]:
+        """The axes behind the role's own."""
+        return () if self.width is None else (self.width,)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema:
+    """Tables, fields and tasks. Order of `fields` is the order of concatenation.
+
+    Attributes:
+      tables: every embedding table.
+      fields: every input; a (role, name) pair appears once.
+      tasks: names of the labels, the first being the one that ranks.
+    """
+
+    tables: tuple[Table, ...]
+    fields: tuple[Field, ...]
+    tasks: tuple[str, ...] = ("click",)
+
+    def __post_init__(self):
+        for name in ("tables", "fields", "tasks"):
+            _require(
+                isinstance(getattr(self, name), tuple), f"Schema.{name} must be a tuple (to hash)."
+            )
+        names = [table.name for table in self.tables]
+        _require(len(set(names)) == len(names), f"Schema.tables: a name appears twice: {names}.")
+        keys = [(field.role, field.name) for field in self.fields]
+        _require(len(set(keys)) == len(keys), f"Schema.fields: a field appears twice: {keys}.")
+        _require(len(self.tasks) >= 1, "Schema.tasks must name at least one label.")
+        for field in self.fields:
+            if field.kind != "dense":
+                _require(
+                    field.table_name in names,
+                    f"Field {field.role}.{field.name} reads table {field.table_name!r}, which is "
+                    f"not among {names}.",
+                )
+        for field in self.role("history"):
+            twin = self.find("candidate", field.name)
+            if twin is not None:
+                same = all(
+                    getattr(field, name) == getattr(twin, name)
+                    for name in ("kind", "table_name", "width", "value", "transform")
+                )
+                _require(
+                    same,
+                    f"Field {field.name!r} stands in history and candidate and must be the same "
+                    "there (kind, table, width, value, transform).",
+                )
+
+    def role(self, role: Role) -> tuple[Field, ...]:
+        """The fields of one role, in order."""
+        return tuple(field for field in self.fields if field.role == role)
+
+    def find(self, role: Role, name: str) -> Field | None:
+        """One field, or None."""
+        for field in self.fields:
+            if (field.role, field.name) == (role, name):
+                return field
+        return None
+
+    def table(self, name: str) -> Table:
+        """One table; raises KeyError naming those that exist."""
+        for table in self.tables:
+            if table.name == name:
+                return table
+        raise KeyError(f"No table {name!r}; the schema has {[t.name for t in self.tables]}.")
+
+    def width(self, field: Field) -> int:
+        """How many numbers a field gives the model after its lookup."""
+        return (field.width or 1) if field.kind == "dense" else self.table(field.table_name).dim
+
+    def with_rows(self, rows: dict[str, int]) -> "Schema":
+        """The same schema with other table sizes (the hash stays)."""
+        tables = tuple(
+            dataclasses.replace(table, rows=rows.get(table.name, table.rows))
+            for table in self.tables
+        )
+        return dataclasses.replace(self, tables=tables)
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """Hex digest of everything that must agree between training and serving (not `rows`)."""
+        text = json.dumps(_without_rows(self.to_dict()), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def differences(self, other: "Schema") -> list[str]:
+        """What makes the hashes differ, one line each; empty when they are equal."""
+        mine, theirs = dict(self._facts()), dict(other._facts())
+        lines = []
+        for name in sorted(mine.keys() | theirs.keys()):
+            if mine.get(name) != theirs.get(name):
+                lines.append(f"{name}: {_shown(mine.get(name))} against {_shown(theirs.get(name))}")
+        return lines
+
+    def _facts(self) -> Iterator[tuple[str, Any]]:
+        content = _without_rows(self.to_dict())
+        for table in content["tables"]:
+            yield f"table {table.pop('name')}", table
+        for field in content["fields"]:
+            yield f"field {field.pop('role')}.{field.pop('name')}", field
+        yield "tasks", content["tasks"]
+        yield "order of fields", [f"{field.role}.{field.name}" for field in self.fields]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready content; `from_dict` reads it back."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @staticmethod
+    def from_dict(content: dict[str, Any]) -> "Schema":
+        """Inverse of `to_dict`."""
+        return Schema(
+            tables=tuple(Table(**table) for table in content["tables"]),
+            fields=tuple(Field(**field) for field in content["fields"]),
+            tasks=tuple(content["tasks"]),
+        )
+
+
+def _without_rows(content: dict[str, Any]) -> dict[str, Any]:
+    for table in content["tables"]:
+        del table["rows"]
+    return content
+
+
+def _shown(value: Any) -> str:
+    return "absent" if value is None else json.dumps(value, sort_keys=True)
