@@ -1,1 +1,5 @@
-"""Models, one file per paper."""
+"""Models, one file per paper. Each is a module with the names of `zoo.contract`."""
+
+from . import mlp
+
+MODELS = {"mlp": mlp}

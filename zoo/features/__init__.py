@@ -1,5 +1,8 @@
 """From raw values to a batch: schema, signatures, row maps, records."""
 
+from .example import example_batch as example_batch
+from .record import encode as encode
+from .record import record_type as record_type
 from .row_map import HashedRows as HashedRows
 from .row_map import KnownRows as KnownRows
 from .row_map import RowMap as RowMap

@@ -1,7 +1,7 @@
 """From 64-bit signatures to rows of a table. Row 0 is padding, row 1 is the unseen."""
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from .schema import RESERVED_ROWS, UNSEEN_ROW
 from .signature import mix
 
 
+@runtime_checkable
 class RowMap(Protocol):
     """Turns signatures into rows. `rows` is the size of the table that it needs."""
 

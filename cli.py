@@ -1,0 +1,130 @@
+"""The command line: parses, calls a library function, prints. No logic of its own.
+
+    recjax train MODEL [--data SOURCE] [--out DIR] ...     recjax evaluate DIR [--data SOURCE]
+    recjax bench SUITE [--out DIR]                         recjax demo
+
+Bad input ends with one line on standard error and exit code 2.
+"""
+
+import argparse
+import json
+import sys
+from typing import Any, NoReturn
+
+from . import __version__
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line; the usage is a `--help` away."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: error: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        if options.debug:
+            raise
+        print(f"recjax: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("recjax: interrupted; train --resume goes on from there.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="recjax", description="Production recommendation models in JAX.")
+    parser.add_argument("--version", action="version", version=f"recjax {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train a model on a source of data")
+    train.add_argument("model", metavar="MODEL", help="mlp, din, ... (see the model table)")
+    train.add_argument(
+        "--data",
+        default="market",
+        metavar="SOURCE",
+        help="market[:PRESET], events:FILE, movielens:DIR (default: market)",
+    )
+    train.add_argument("--out", metavar="DIR", help="folder of the run (default: a new one in runs/)")
+    for name, what in (
+        ("epochs", "passes over the training data"),
+        ("steps", "stop after so many steps"),
+        ("batch-size", "labelled candidates per step"),
+        ("history", "newest events of a user that the model sees"),
+        ("max-train-per-user", "newest training targets per user, for logs of events"),
+        ("seed", "of parameters, order, negatives, dropout"),
+    ):
+        train.add_argument(f"--{name}", type=int, metavar="N", help=what)
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="any option of the model or setting of the training; may be repeated",
+    )
+    train.add_argument("--devices", type=int, default=1, metavar="N", help="devices to share batches")
+    train.add_argument("--on-bad-row", choices=("stop", "skip"), default="stop")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    train.set_defaults(command=_train)
+
+    evaluate = commands.add_parser("evaluate", help="score a source with a trained run")
+    evaluate.add_argument("folder", metavar="DIR", help="folder of a run")
+    evaluate.add_argument("--data", metavar="SOURCE", help="another source of the same schema")
+    evaluate.set_defaults(command=_evaluate)
+
+    bench = commands.add_parser("bench", help="run a suite and write results.json")
+    bench.add_argument("suite", metavar="SUITE", help="accuracy")
+    bench.add_argument("--out", default="runs/bench", metavar="DIR")
+    bench.set_defaults(command=_bench)
+
+    demo = commands.add_parser("demo", help="mlp against din on the built-in world, in minutes")
+    demo.add_argument("--out", default="runs/demo", metavar="DIR")
+    demo.set_defaults(command=_demo)
+    return parser
+
+
+def _train(options: argparse.Namespace) -> None:
+    from .train import launch
+
+    names = ("epochs", "steps", "batch_size", "history", "max_train_per_user", "seed")
+    folder, results = launch.train(
+        options.model,
+        source=options.data,
+        out=options.out,
+        settings={n: getattr(options, n) for n in names if getattr(options, n) is not None},
+        overrides=options.overrides,
+        resume=options.resume,
+        on_bad_row=options.on_bad_row,
+        devices=options.devices,
+    )
+    _show({"out": str(folder), "train": results["train"], "test": results["test"]})
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from .train import launch
+
+    _show(launch.evaluate_run(options.folder, source=options.data))
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from .bench import suites
+
+    suites.run(options.suite, options.out)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from .bench import demo
+
+    demo.run(options.out)
+
+
+def _show(content: dict[str, Any]) -> None:
+    print(json.dumps(content, indent=2))

@@ -1,0 +1,2 @@
+"""Public entry points."""
+moments=target_attention=None

@@ -1,0 +1,77 @@
+"""Random numbers by address: the value depends on (seed, epoch, example, draw), not on history.
+
+Training can then resume anywhere, and two processes that draw for different examples agree. For
+orders and negatives, which NumPy's sequential generators would tie to the order of asking.
+"""
+
+import numpy as np
+
+from ...zoo.features.signature import mix
+from .event_log import EventLog
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+
+
+def bits(*address: int | np.ndarray) -> np.ndarray:
+    """uint64 noise of the broadcast shape of the address' parts."""
+    state = np.zeros(np.broadcast_shapes(*(np.shape(part) for part in address)), np.uint64)
+    with np.errstate(over="ignore"):
+        for part in address:
+            part = np.asarray(part)
+            part = part if part.dtype == np.uint64 else part.astype(np.int64).view(np.uint64)
+            state = mix((state ^ part) + _STEP)
+    return state
+
+
+def below(limit: int, *address: int | np.ndarray) -> np.ndarray:
+    """int64 numbers in [0, limit); the bias of the modulus is below limit / 2^64."""
+    return (bits(*address) % np.uint64(limit)).astype(np.int64)
+
+
+def uniform(*address: int | np.ndarray) -> np.ndarray:
+    """float64 numbers in [0, 1)."""
+    return (bits(*address) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def permutation(size: int, *address: int) -> np.ndarray:
+    """An order of `range(size)`."""
+    return np.argsort(bits(*address, np.arange(size)), kind="stable")
+
+
+class UntouchedItems:
+    """Draws items that a user never touches in the whole log, uniformly."""
+
+    def __init__(self, log: EventLog):
+        users = np.repeat(np.arange(log.num_users), log.lengths())
+        self._size = log.num_items
+        self._touched = np.unique(users * np.int64(self._size) + log.item)
+        per_user = np.bincount(self._touched // self._size, minlength=log.num_users)
+        if self._size and per_user.max(initial=0) >= self._size:
+            user = int(per_user.argmax())
+            raise ValueError(
+                f"User {user} touched all {self._size} items: no negative can be drawn."
+            )
+
+    def draw(self, user: np.ndarray, count: int, *address: int | np.ndarray) -> np.ndarray:
+        """(len(user), count) int32 items; `address` broadcasts against `user`.
+
+        A draw that hits a touched item is drawn again until it does not. One request's negatives
+        may repeat each other.
+        """
+        column = np.arange(count)
+        parts = [np.asarray(part)[..., None] for part in address]
+        attempt = 0
+        item = below(self._size, *parts, column[None], attempt)
+        item = np.broadcast_to(item, (len(user), count)).copy()
+        users = np.broadcast_to(user.astype(np.int64)[:, None], item.shape)
+        while True:
+            again = self._is_touched(users * np.int64(self._size) + item)
+            if not again.any():
+                return item.astype(np.int32)
+            attempt += 1
+            fresh = below(self._size, *parts, column[None], attempt)
+            item[again] = np.broadcast_to(fresh, item.shape)[again]
+
+    def _is_touched(self, key: np.ndarray) -> np.ndarray:
+        at = np.minimum(np.searchsorted(self._touched, key), len(self._touched) - 1)
+        return self._touched[at] == key

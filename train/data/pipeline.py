@@ -1,0 +1,282 @@
+"""From positions in a log to batches: windows cut, negatives drawn, ids deduplicated.
+
+Everything is a function of (seed, epoch, index), so a run resumes at any step with the very same
+batches. Shapes: `B` requests, `L` history events, `C` candidates; batch sizes count labelled
+candidates.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+from typing import Any, NamedTuple
+import zlib
+
+import numpy as np
+
+from ...zoo.features import UNSEEN_ROW, Field, Schema
+from . import draws
+from .dataset import Dataset
+from .deduplicate import Pulled, deduplicate, distinct
+from .event_log import EventLog, Requests
+
+_SHORTEST_BUCKET = 8
+
+
+class Step(NamedTuple):
+    """One training batch; its ids are positions in the rows it pulls."""
+
+    batch: dict[str, Any]
+    pulled: Pulled
+
+
+class Hide(NamedTuple):
+    """Which share of a batch's distinct items appears as unknown, drawn at an address."""
+
+    share: float = 0.0
+    address: tuple[int, ...] = ()
+
+
+_SHOW_ALL = Hide()
+
+
+class TrainingBatches:
+    """The training batches of a dataset, by epoch and index.
+
+    Args:
+      dataset: where the requests come from.
+      batch_size: labelled candidates per batch; a batch holds as many whole requests as fit.
+      history: newest events kept.
+      negatives: drawn per positive, where the dataset samples negatives.
+      seed: of order, negatives and unseen ids.
+      unseen_share: share of a batch's distinct items whose row it replaces by row 1, so that the
+        unseen row learns what an unknown item is like; drawn for each table by itself.
+      multiple_of: the number of requests is a multiple of this (devices of a pmap).
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        batch_size: int,
+        history: int,
+        negatives: int = 3,
+        seed: int = 0,
+        unseen_share: float = 0.0,
+        multiple_of: int = 1,
+    ):
+        for name, value in (("batch_size", batch_size), ("history", history)):
+            if value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}.")
+        self._dataset, self._history, self._seed = dataset, history, seed
+        self._unseen_share = unseen_share
+        self._negatives = 0
+        candidates = dataset.train.candidate.shape[1]
+        if dataset.samples_negatives:
+            if negatives < 1:
+                raise ValueError(f"negatives must be >= 1 for {dataset.name}, got {negatives}.")
+            self._negatives = negatives
+            self._untouched = draws.UntouchedItems(dataset.log)
+            candidates = 1 + negatives
+        whole = max(1, batch_size // candidates)
+        self.table_sizes = {table.name: table.rows for table in dataset.schema.tables}
+        self.requests_per_batch = -(-whole // multiple_of) * multiple_of
+
+    def __len__(self) -> int:
+        """Batches per epoch; the last one is filled up with empty requests."""
+        return -(-len(self._dataset.train) // self.requests_per_batch)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Step]:
+        """The batches `start, start + 1, ...` of an epoch."""
+        order = draws.permutation(len(self._dataset.train), self._seed, epoch)
+        size = self.requests_per_batch
+        for index in range(start, len(self)):
+            yield self._step(epoch, index, order[index * size : (index + 1) * size])
+
+    def _step(self, epoch: int, index: int, example: np.ndarray) -> Step:
+        dataset = self._dataset
+        requests = dataset.train.take(example)
+        if self._negatives:
+            negative = self._untouched.draw(
+                requests.user, self._negatives, self._seed, epoch, example
+            )
+            requests = with_negatives(requests, negative, self._seed, epoch, example)
+        requests = fill_up(requests, self.requests_per_batch)
+        hide = Hide(self._unseen_share, (self._seed, epoch, index))
+        return pulled_batch(dataset.schema, dataset.log, requests, history=self._history, hide=hide)
+
+
+def evaluation_batches(
+    schema: Schema, log: EventLog, requests: Requests, *, batch_size: int, history: int
+) -> Iterator[dict[str, Any]]:
+    """Batches of whole-table row ids, in order; the last one is filled up with empty requests."""
+    size = max(1, batch_size // requests.candidate.shape[1])
+    for start in range(0, len(requests), size):
+        part = fill_up(requests.take(slice(start, start + size)), size)
+        yield whole_batch(schema, log, part, history=history)
+
+
+def with_negatives(requests: Requests, negative: np.ndarray, *address: Any) -> Requests:
+    """Adds `n` negatives to requests of one positive, shuffles, and weighs the positive n times.
+
+    The weight keeps predictions calibrated to one negative per positive, whatever n. The order
+    depends on `address` (see `draws`), which broadcasts against the requests.
+    """
+    size, count = negative.shape
+    task = next(iter(requests.label))
+    candidate = np.concatenate([requests.candidate, negative], axis=1)
+    is_positive = np.arange(1 + count) == 0
+    parts = [np.asarray(part)[..., None] for part in address]
+    noise = draws.bits(*parts, np.arange(1 + count), -1)
+    order = np.argsort(np.broadcast_to(noise, candidate.shape), axis=1)
+    label = is_positive[order].astype(np.float32)
+    return dataclasses.replace(
+        requests,
+        candidate=np.take_along_axis(candidate, order, axis=1),
+        label={task: label},
+        weight={task: np.where(label > 0, np.float32(count), np.float32(1))},
+    )
+
+
+def fill_up(requests: Requests, size: int) -> Requests:
+    """Appends requests without candidates or history until there are `size`."""
+    missing = size - len(requests)
+    if missing == 0:
+        return requests
+    filled = requests.take(np.concatenate([np.arange(len(requests)), np.zeros(missing, int)]))
+    real = np.arange(size) < len(requests)
+    return dataclasses.replace(
+        filled,
+        cut=np.where(real, filled.cut, 0),
+        candidate=np.where(real[:, None], filled.candidate, np.int32(-1)),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """Histories as slices of a log: event positions (B, L), and which of them are real."""
+
+    at: np.ndarray
+    mask: np.ndarray
+
+    @staticmethod
+    def cut(log: EventLog, requests: Requests, history: int) -> "Windows":
+        """The newest `history` events before each cut, oldest first, left-aligned."""
+        kept = np.minimum(requests.cut, history)
+        first = log.offsets[requests.user] + requests.cut - kept
+        column = np.arange(bucket(int(kept.max(initial=0)), history))
+        mask = column < kept[:, None]
+        return Windows(np.where(mask, first[:, None] + column, 0), mask)
+
+
+def bucket(longest: int, history: int) -> int:
+    """The shortest of history, history / 2, history / 4, ... that holds `longest` events.
+
+    A batch is padded to it, so that few different shapes compile.
+    """
+    length = history
+    while length > _SHORTEST_BUCKET and -(-length // 2) >= longest:
+        length = -(-length // 2)
+    return length
+
+
+class _Column(NamedTuple):
+    """One field of a batch, as `value[at]`, or as `value` where `at` is None."""
+
+    field: Field
+    value: np.ndarray
+    at: np.ndarray | None = None
+
+    def full(self, value: np.ndarray | None = None) -> np.ndarray:
+        value = self.value if value is None else value
+        return value if self.at is None else value[self.at]
+
+
+def whole_batch(
+    schema: Schema, log: EventLog, requests: Requests, *, history: int
+) -> dict[str, Any]:
+    """The batch of these requests, ids being rows of the whole tables."""
+    windows = Windows.cut(log, requests, history)
+    batch = _frame(log, requests, windows)
+    for column in _columns(schema, log, requests, windows):
+        batch[column.field.role][column.field.name] = column.full()
+    return batch
+
+
+def pulled_batch(
+    schema: Schema, log: EventLog, requests: Requests, *, history: int, hide: Hide = _SHOW_ALL
+) -> Step:
+    """The batch of these requests and the rows it pulls, ids being positions among them."""
+    windows = Windows.cut(log, requests, history)
+    columns = _columns(schema, log, requests, windows, hide)
+    ids = [column for column in columns if column.field.kind != "dense"]
+    plan: dict[str, list[np.ndarray]] = {table.name: [] for table in schema.tables}
+    for column in ids:
+        plan[column.field.table_name].append(column.value)
+    pulled, renamed = deduplicate(plan, {table.name: table.rows for table in schema.tables})
+    batch = _frame(log, requests, windows)
+    for column in columns:
+        value = column.value
+        if column.field.kind != "dense":
+            value = renamed[column.field.table_name].pop(0)
+        batch[column.field.role][column.field.name] = column.full(value)
+    return Step(batch, pulled)
+
+
+def _columns(
+    schema: Schema, log: EventLog, requests: Requests, windows: Windows, hide: Hide = _SHOW_ALL
+) -> list[_Column]:
+    """Every field of the batch.
+
+    Items repeat within a batch, so their columns are read once per distinct item: what follows
+    (renaming ids) is then small. Slot 0 of the distinct items stands for no item.
+    """
+    real = windows.mask
+    past = np.where(real, log.item[windows.at] + np.int32(1), np.int32(0))
+    items, positions = distinct(past, requests.candidate + np.int32(1))
+    at = {"history": positions[0], "candidate": positions[1]}
+
+    def of_items(field: Field) -> _Column:
+        value = log.items[field.name][np.maximum(items - 1, 0)]
+        value = _keep(items > 0, value)
+        if hide.share and field.kind == "id":
+            # By table: a new item usually comes in a known category.
+            table = zlib.crc32(field.table_name.encode())
+            hidden = (value > UNSEEN_ROW) & (
+                draws.uniform(*hide.address, table, items) < hide.share
+            )
+            value = np.where(hidden, np.int32(UNSEEN_ROW), value)
+        return _Column(field, value, at[field.role])
+
+    columns = []
+    for field in schema.fields:
+        if field.role == "user":
+            columns.append(_Column(field, log.users[field.name][requests.user]))
+        elif field.role == "context":
+            columns.append(_Column(field, requests.context[field.name]))
+        elif field.role == "history" and field.name in log.event:
+            columns.append(_Column(field, _keep(real, log.event[field.name][windows.at])))
+        elif field.role == "candidate" and field.name in requests.shown:
+            shown = requests.shown[field.name]
+            columns.append(_Column(field, _keep(requests.candidate >= 0, shown)))
+        else:
+            columns.append(of_items(field))
+    return columns
+
+
+def _frame(log: EventLog, requests: Requests, windows: Windows) -> dict[str, Any]:
+    """Everything of a batch that is not a field."""
+    batch: dict[str, Any] = {"user": {}, "context": {}, "history": {}, "candidate": {}}
+    batch["history_mask"] = windows.mask
+    if log.has_clock:
+        age = np.clip(requests.time[:, None] - log.time[windows.at], 0, 2**31 - 1)
+        batch["history_age"] = np.where(windows.mask, age, 0).astype(np.int32)
+    batch["candidate_mask"] = requests.candidate >= 0
+    batch["label"] = dict(requests.label)
+    if requests.weight:
+        batch["weight"] = dict(requests.weight)
+    return batch
+
+
+def _keep(mask: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """`value` where real, zeros elsewhere."""
+    mask = mask.reshape(mask.shape + (1,) * (value.ndim - mask.ndim))
+    return np.where(mask, value, np.zeros((), value.dtype))

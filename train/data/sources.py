@@ -1,0 +1,47 @@
+"""SOURCE strings, `KIND[:WHERE]`, and the code that opens each kind."""
+
+from ...zoo.features import RowMap
+from . import events, market, movielens
+from .dataset import Dataset
+from .errors import DataError
+from .events import OnBadRow
+
+SOURCES = ("market[:PRESET]", "events:FILE", "movielens:DIR")
+
+
+def open_source(
+    source: str,
+    *,
+    max_train_per_user: int = 20,
+    on_bad_row: OnBadRow = "stop",
+    seed: int = 0,
+    row_maps: dict[str, RowMap] | None = None,
+) -> Dataset:
+    """Reads a source.
+
+    Args:
+      source: e.g. "market", "market:evolving", "events:log.csv.gz", "movielens:ml-100k".
+      max_train_per_user: newest training targets per user, for logs of interactions.
+      on_bad_row: "stop" or "skip", for files of events.
+      seed: of the built-in world; files have none.
+      row_maps: vocabularies of an earlier run, to read new data the way its model was trained.
+
+    Raises:
+      DataError: an unknown kind or preset, or a file that cannot be used.
+    """
+    kind, _, where = source.partition(":")
+    if kind == "market":
+        if where and where not in market.PRESETS:
+            raise DataError(
+                f"Unknown market preset {where!r}; choose from {', '.join(market.PRESETS)}."
+            )
+        return market.load(where or "standard", seed=seed)
+    if kind not in ("events", "movielens"):
+        raise DataError(f"Unknown source {source!r}; choose from {', '.join(SOURCES)}.")
+    if not where:
+        raise DataError(f"Source {kind!r} needs a path: {kind}:PATH.")
+    if kind == "events":
+        return events.load(
+            where, max_train_per_user=max_train_per_user, on_bad_row=on_bad_row, row_maps=row_maps
+        )
+    return movielens.load(where, max_train_per_user=max_train_per_user, row_maps=row_maps)

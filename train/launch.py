@@ -1,0 +1,128 @@
+"""From names and texts to a run: what the command line calls."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from ..zoo import MODELS
+from . import checkpoints, run
+from .data.events import OnBadRow
+from .data.sources import open_source
+from .defaults import model_config
+from .evaluation import evaluate
+from .loop import fit
+from .settings import Settings
+from .step import initial_state
+
+
+def train(
+    model: str,
+    *,
+    source: str = "market",
+    out: Path | str | None = None,
+    settings: dict[str, Any] | None = None,
+    overrides: list[str] | None = None,
+    resume: bool = False,
+    on_bad_row: OnBadRow = "stop",
+    devices: int = 1,
+    quiet: bool = False,
+) -> tuple[Path, dict[str, Any]]:
+    """Trains a model of the zoo by name on a SOURCE.
+
+    Args:
+      model: one of `zoo.MODELS`.
+      source: see `data.sources`.
+      out: folder of the run; the first free `runs/<model>-<source>-<number>` by default.
+      settings: values of `Settings` that are not the defaults.
+      overrides: `key=value` texts for any field of the model's config or of the settings.
+      resume: go on with the run in `out`.
+      on_bad_row: "stop" or "skip", for files of events.
+      devices: local devices that share each batch.
+      quiet: print nothing.
+
+    Returns:
+      The folder of the run and the content of its `metrics.json`.
+
+    Raises:
+      ValueError: an unknown name or a bad value; the message is one line.
+    """
+    if model not in MODELS:
+        raise ValueError(f"Unknown model {model!r}; choose from {', '.join(MODELS)}.")
+    if resume and out is None:
+        raise ValueError("--resume needs --out, the folder of the run to go on with.")
+    module = MODELS[model]
+    options, more = _parse(module.Config, overrides or [])
+    chosen = Settings(**{**(settings or {}), **more})
+    if out is not None and not resume:
+        run.require_free(Path(out))
+    dataset = open_source(
+        source,
+        max_train_per_user=chosen.max_train_per_user,
+        on_bad_row=on_bad_row,
+    )
+    config = model_config(module, dataset.schema, options)
+    folder = Path(out) if out is not None else run.free_folder(model, source)
+    results = fit(
+        module,
+        config,
+        dataset,
+        chosen,
+        folder,
+        name=model,
+        source=source,
+        resume=resume,
+        devices=devices,
+        quiet=quiet,
+    )
+    return folder, results
+
+
+def evaluate_run(folder: Path | str, *, source: str | None = None) -> dict[str, Any]:
+    """Scores the test requests of a source with the best parameters of a run.
+
+    Args:
+      folder: of the run.
+      source: the run's own by default; another one must have the same schema, and is read with
+        the run's vocabularies.
+
+    Raises:
+      RunError: no run, or another schema (the differences are named).
+    """
+    folder = Path(folder)
+    saved = run.load_config(folder)
+    if saved.model not in MODELS:
+        raise run.RunError(f"{folder}: model {saved.model!r} is not one of {', '.join(MODELS)}.")
+    module = MODELS[saved.model]
+    dataset = open_source(
+        source or saved.source,
+        max_train_per_user=saved.settings.max_train_per_user,
+        row_maps=saved.row_maps,
+    )
+    saved.require_schema(dataset.schema)
+    config = saved.config(module)
+    dataset = dataclasses.replace(dataset, schema=saved.schema)
+    like = initial_state(module, config, saved.settings).variables
+    _, variables, _ = checkpoints.restore(folder / "checkpoints" / "best", like)
+    block = evaluate(
+        module, config, variables, dataset, dataset.test, history=saved.settings.history
+    )
+    return {"model": saved.model, "data": dataset.name, "test": block}
+
+
+def _parse(config: type, overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits `key=value` texts into options of the model and settings of the training."""
+    options = {field.name for field in dataclasses.fields(config)} - {"schema"}
+    settings = {field.name for field in dataclasses.fields(Settings)}
+    result: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes key=value, got {text!r}.")
+        if key in options:
+            result[0][key] = run.as_annotated(config, key, value)
+        elif key in settings:
+            result[1][key] = run.as_annotated(Settings, key, value)
+        else:
+            known = ", ".join(sorted(options | settings))
+            raise ValueError(f"--set: unknown key {key!r}; choose from {known}.")
+    return result

@@ -1,0 +1,335 @@
+"""The loop: epochs of steps, validation, early stopping, checkpoints, results.
+
+Selection reads validation only; the test set is read once, at the end, with the best epoch's
+parameters. A run is a function of (data, model, settings): interrupted anywhere and resumed, it
+ends with the same bits.
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..zoo.contract import Batch, Model, Variables
+from . import checkpoints, run
+from .data.dataset import Dataset
+from .data.deduplicate import Pulled
+from .data.pipeline import TrainingBatches
+from .evaluation import evaluate
+from .plots import learning_curve
+from .progress import Progress
+from .settings import Settings
+from .step import TrainState, initial_state, make_step, parallel_step, shard
+
+
+@dataclasses.dataclass
+class _Position:
+    """Where a run stands. Travels in every checkpoint's note, as JSON.
+
+    Attributes:
+      epoch, index: the next batch.
+      loss_sum, examples, seconds, compile_seconds: of the training so far (the loss: this epoch).
+      history: one entry per finished epoch.
+    """
+
+    epoch: int = 0
+    index: int = 0
+    loss_sum: float = 0.0
+    examples: int = 0
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def best_epoch(self) -> int:
+        """Index of the best epoch by validation so far (the first of equals); -1 before any."""
+        scores = [entry["score"] for entry in self.history]
+        return scores.index(max(scores)) if scores else -1
+
+
+def fit(
+    model: Model,
+    config: Any,
+    dataset: Dataset,
+    settings: Settings,
+    out: Path | str,
+    *,
+    name: str | None = None,
+    source: str | None = None,
+    resume: bool = False,
+    devices: int = 1,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Trains `model` and writes the folder of the run (see `run`).
+
+    Args:
+      model: a module of the zoo, or any object with its names (see `zoo.contract`).
+      config: the model's configuration; its schema must be the dataset's.
+      dataset: from a source.
+      settings: how to train.
+      out: folder of the run; absent or empty, unless `resume`.
+      name: of the model, for the results; the last part of the module's own name by default.
+      source: of the data, for `recjax evaluate`; the dataset's name by default.
+      resume: go on from the newest checkpoint, with the same model, data and settings.
+      devices: how many local devices share each batch (pmap).
+      quiet: print nothing.
+
+    Returns:
+      The content of `metrics.json`.
+
+    Raises:
+      RunError: `out` holds something else, or a run of another model, data or settings.
+      FloatingPointError: the loss is no longer finite.
+    """
+    out, source = Path(out), source or dataset.name
+    name = name or getattr(model, "__name__", type(model).__name__).rpartition(".")[2]
+    _check(config, dataset, devices)
+    _open(out, resume, name, config, settings, source, dataset)
+    trainer = _Trainer(model, config, dataset, settings, devices)
+    position = _Position()
+    if resume and (out / "checkpoints" / "last").is_dir():
+        position = trainer.restore(out)
+
+    with Progress(name, trainer.total_steps, quiet=quiet) as progress:
+        progress.advance(trainer.steps_done(position))
+        while not trainer.finished(position):
+            trainer.train_epoch(position, out, progress)
+            progress.say("validating")
+            variables = trainer.held().variables
+            block = evaluate(
+                model, config, variables, dataset, dataset.validation, history=settings.history
+            )
+            _close_epoch(position, block, trainer.batches_in(position), progress)
+            if position.best_epoch() == position.epoch - 1:
+                checkpoints.save(
+                    out / "checkpoints" / "best", position.epoch, variables, {}, keep=1
+                )
+            trainer.save(out, position)
+
+    _, best, _ = checkpoints.restore(out / "checkpoints" / "best", trainer.held().variables)
+    test = evaluate(model, config, best, dataset, dataset.test, history=settings.history)
+    results = {
+        "model": name,
+        "data": source,
+        "seed": settings.seed,
+        "device": run.device(),
+        "versions": run.versions(),
+        "date": run.today(),
+        "schema_hash": dataset.schema.hash,
+        "facts": dataset.facts,
+        "parameters": _count(best),
+        "train": {
+            "examples": position.examples,
+            "seconds": position.seconds,
+            "examples_per_second": position.examples / max(position.seconds, 1e-9),
+            "compile_seconds": position.compile_seconds,
+            "epochs": position.epoch,
+            "best_epoch": position.best_epoch() + 1,
+        },
+        "validation": position.history[position.best_epoch()]["validation"],
+        "test": test,
+    }
+    run.write_json(out / "metrics.json", results)
+    learning_curve(position.history, out / "learning_curve.png", title=f"{name} on {source}")
+    return results
+
+
+class _Trainer:
+    """The state of a run and its compiled steps."""
+
+    def __init__(
+        self, model: Model, config: Any, dataset: Dataset, settings: Settings, devices: int
+    ):
+        self._settings, self._devices = settings, devices
+        self._batches = TrainingBatches(
+            dataset,
+            batch_size=settings.batch_size,
+            history=settings.history,
+            negatives=settings.negatives,
+            seed=settings.seed,
+            unseen_share=settings.unseen_share,
+            multiple_of=devices,
+        )
+        self.total_steps = len(self._batches) * settings.epochs
+        if settings.steps:
+            self.total_steps = min(self.total_steps, settings.steps)
+        occurrences = count_rows(self._batches) if settings.l2 else None
+        self._state = self._place(initial_state(model, config, settings, occurrences))
+        if devices == 1:
+            step = make_step(model, config, settings, total_steps=self.total_steps)
+            self._jitted = jax.jit(step, donate_argnums=0)
+        else:
+            self._jitted = parallel_step(model, config, settings, total_steps=self.total_steps)
+        self._compiled: dict[Any, Any] = {}
+
+    def steps_done(self, position: _Position) -> int:
+        return position.epoch * len(self._batches) + position.index
+
+    def batches_in(self, position: _Position) -> int:
+        """Batches that the current epoch has seen."""
+        return max(position.index, 1)
+
+    def finished(self, position: _Position) -> bool:
+        stale = position.epoch - 1 - position.best_epoch()
+        return (
+            position.epoch >= self._settings.epochs
+            or self.steps_done(position) >= self.total_steps
+            or (self._settings.patience > 0 and stale >= self._settings.patience)
+        )
+
+    def train_epoch(self, position: _Position, out: Path, progress: Progress) -> None:
+        """The rest of this epoch, or of the steps; checkpoints on the way."""
+        started, compiled_before = time.perf_counter(), position.compile_seconds
+        loss = np.float32(position.loss_sum)
+        for batch, pulled in self._batches.epoch(position.epoch, position.index):
+            position.examples += int(batch["candidate_mask"].sum())
+            terms = self._step(batch, pulled, position)
+            loss = loss + terms["loss"]
+            position.index += 1
+            progress.advance(1)
+            at_end = self.steps_done(position) >= self.total_steps
+            if at_end or position.index % self._settings.checkpoint_every == 0:
+                position.loss_sum = _finite(loss, self.steps_done(position))
+            if at_end:
+                break
+            if position.index % self._settings.checkpoint_every == 0:
+                self._account(position, started, compiled_before)
+                self.save(out, position)
+                started, compiled_before = time.perf_counter(), position.compile_seconds
+        position.loss_sum = _finite(loss, self.steps_done(position))
+        self._account(position, started, compiled_before)
+
+    def held(self) -> TrainState:
+        """The state as one device holds it."""
+        if self._devices == 1:
+            return self._state
+        return jax.tree.map(lambda x: x[0], self._state)
+
+    def save(self, out: Path, position: _Position) -> None:
+        note = dataclasses.asdict(position)
+        step = self.steps_done(position)
+        checkpoints.save(out / "checkpoints" / "last", step, self.held(), note)
+
+    def restore(self, out: Path) -> _Position:
+        _, state, note = checkpoints.restore(out / "checkpoints" / "last", self.held())
+        self._state = self._place(state)
+        return _Position(**note)
+
+    def _place(self, state: TrainState) -> TrainState:
+        if self._devices == 1:
+            return state
+        return jax.device_put_replicated(state, jax.local_devices()[: self._devices])
+
+    def _step(self, batch: Batch, pulled: Pulled, position: _Position) -> dict[str, Any]:
+        """One step; compiles once per combination of shapes, on the compiler's own clock."""
+        if self._devices > 1:
+            batch = shard(batch, self._devices)
+        shapes = tuple(x.shape for x in jax.tree.leaves((batch, pulled)))
+        if shapes not in self._compiled:
+            started = time.perf_counter()
+            lowered = self._jitted.lower(self._state, batch, pulled)
+            self._compiled[shapes] = lowered.compile()
+            position.compile_seconds += time.perf_counter() - started
+        self._state, terms = self._compiled[shapes](self._state, batch, pulled)
+        return terms if self._devices == 1 else jax.tree.map(lambda x: x[0], terms)
+
+    def _account(self, position: _Position, started: float, compiled_before: float) -> None:
+        jax.block_until_ready(self._state)
+        compiling = position.compile_seconds - compiled_before
+        position.seconds += time.perf_counter() - started - compiling
+
+
+def count_rows(batches: TrainingBatches) -> dict[str, np.ndarray]:
+    """How often each row occurs in one epoch of training batches: {table: (rows,) float32}.
+
+    Counted in batches, since a push happens once per batch that names the row.
+    """
+    counts = {}
+    for _, pulled in batches.epoch(0):
+        for table, size in batches.table_sizes.items():
+            count = counts.setdefault(table, np.zeros(size, np.float32))
+            count[pulled.rows[table][pulled.touched[table]]] += 1.0
+    return counts
+
+
+def _close_epoch(
+    position: _Position, block: dict[str, Any], batches: int, progress: Progress
+) -> None:
+    """Records a finished epoch and moves on to the next."""
+    first = block if "auc" in block else next(iter(block.values()))
+    score = first["auc"] if first["auc"] is not None else -first["logloss"]
+    entry = {
+        "epoch": position.epoch + 1,
+        "train_loss": position.loss_sum / batches,
+        "validation": block,
+        "score": score,
+    }
+    position.history.append(entry)
+    position.epoch += 1
+    position.index, position.loss_sum = 0, 0.0
+    best = " (best)" if position.best_epoch() == position.epoch - 1 else ""
+    progress.print(
+        f"epoch {entry['epoch']}: train loss {entry['train_loss']:.4f}, validation "
+        f"AUC {_shown(first['auc'])}, GAUC {_shown(first['gauc'])}, "
+        f"logloss {first['logloss']:.4f}{best}"
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+def _finite(loss: Any, step: int) -> float:
+    value = float(loss)
+    if not math.isfinite(value):
+        raise FloatingPointError(
+            f"The loss is {value} by step {step}: lower the learning rates, or check dense inputs."
+        )
+    return value
+
+
+def _count(variables: Variables) -> int:
+    """Numbers that training adjusts."""
+    trained = (variables["tables"], variables["params"])
+    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(trained))
+
+
+def _check(config: Any, dataset: Dataset, devices: int) -> None:
+    if config.schema != dataset.schema:
+        lines = "; ".join(config.schema.differences(dataset.schema)) or "table sizes"
+        raise run.RunError(f"The config's schema is not the data's: {lines}.")
+    if not 1 <= devices <= jax.local_device_count():
+        raise run.RunError(f"devices must be in 1..{jax.local_device_count()}, got {devices}.")
+
+
+def _open(
+    out: Path,
+    resume: bool,
+    name: str,
+    config: Any,
+    settings: Settings,
+    source: str,
+    dataset: Dataset,
+) -> None:
+    """Makes the folder of a new run, or checks that an old one asked for the same."""
+    content = dict(
+        model=name, config=config, settings=settings, source=source, row_maps=dataset.row_maps
+    )
+    if resume and (out / "config.json").is_file():
+        saved = run.load_config(out)
+        saved.require_schema(config.schema)
+        for what, was, now in (
+            ("model", saved.model, name),
+            ("data", saved.source, source),
+            ("settings", saved.settings, settings),
+            ("options", saved.options, run.options_of(config)),
+        ):
+            if was != now:
+                raise run.RunError(f"{out} cannot be resumed: {what} was {was}, is now {now}.")
+        return
+    run.require_free(out)
+    out.mkdir(parents=True, exist_ok=True)
+    run.save_config(out, **content)

@@ -1,0 +1,212 @@
+"""The folder of a run: what was asked, what came out, and how to read it back.
+
+config.json           model, its options, settings, data source, schema and its hash
+rows/<table>.npy      vocabularies, where a table has one
+checkpoints/          `last/` to resume from, `best/` by validation AUC
+metrics.json          the results
+learning_curve.png
+"""
+
+import dataclasses
+import datetime
+import json
+from pathlib import Path
+import platform
+import types
+import typing
+from typing import Any
+
+import numpy as np
+
+from ..zoo.contract import Model
+from ..zoo.features import HashedRows, KnownRows, RowMap, Schema
+from .settings import Settings
+
+
+class RunError(ValueError):
+    """A run's folder cannot be used as asked; the message is one line."""
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes aside and renames; a NaN is an error, not invalid JSON."""
+    aside = path.with_name(path.name + ".partial")
+    aside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    aside.rename(path)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    import flax
+    import jax
+    import optax
+
+    from .. import __version__
+
+    return {
+        "recjax": __version__,
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+        "optax": optax.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def device() -> str:
+    """The device that computes, in words."""
+    import jax
+
+    first = jax.devices()[0]
+    count = jax.local_device_count()
+    return f"{first.device_kind} ({first.platform})" + (f" x {count}" if count > 1 else "")
+
+
+def today() -> str:
+    """The date of a result, UTC."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def require_free(folder: Path) -> None:
+    """Raises RunError unless `folder` is absent or empty."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file, not a folder.")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise RunError(f"{folder} is not empty; choose another folder, or --resume its run.")
+
+
+def free_folder(model: str, source: str) -> Path:
+    """The first `runs/<model>-<source>-<number>` that does not exist."""
+    kind, _, where = source.partition(":")
+    name = "-".join(part for part in (model, kind, Path(where).name.partition(".")[0]) if part)
+    number = 1
+    while (folder := Path("runs") / f"{name}-{number}").exists():
+        number += 1
+    return folder
+
+
+def options_of(config: Any) -> dict[str, Any]:
+    """A model's options but for its schema, as JSON reads them back."""
+    options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    del options["schema"]
+    return json.loads(json.dumps(options))
+
+
+def save_config(
+    folder: Path,
+    *,
+    model: str,
+    config: Any,
+    settings: Settings,
+    source: str,
+    row_maps: dict[str, RowMap],
+) -> None:
+    """Writes `config.json` and the vocabularies."""
+    (folder / "rows").mkdir(exist_ok=True)
+    maps: dict[str, Any] = {}
+    for table, row_map in row_maps.items():
+        if isinstance(row_map, KnownRows):
+            np.save(folder / "rows" / f"{table}.npy", row_map.signatures)
+            maps[table] = "known"
+        elif isinstance(row_map, HashedRows):
+            maps[table] = row_map.rows
+        else:
+            raise TypeError(f"Table {table!r}: cannot save a row map of {type(row_map).__name__}.")
+    write_json(
+        folder / "config.json",
+        {
+            "model": model,
+            "options": options_of(config),
+            "settings": dataclasses.asdict(settings),
+            "data": source,
+            "schema": config.schema.to_dict(),
+            "schema_hash": config.schema.hash,
+            "row_maps": maps,
+        },
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A run's `config.json`, read back."""
+
+    model: str
+    options: dict[str, Any]
+    settings: Settings
+    source: str
+    schema: Schema
+    row_maps: dict[str, RowMap]
+
+    def config(self, model: Model) -> Any:
+        """The model's config as it was."""
+        options = {k: as_annotated(model.Config, k, v) for k, v in self.options.items()}
+        return model.Config(schema=self.schema, **options)
+
+    def require_schema(self, schema: Schema) -> None:
+        """Raises RunError naming what differs, if `schema` is not this run's."""
+        if schema.hash != self.schema.hash:
+            lines = "; ".join(self.schema.differences(schema))
+            raise RunError(f"The run was trained on another schema (run against data): {lines}.")
+
+
+def load_config(folder: Path) -> Saved:
+    """Reads what `save_config` wrote. Raises RunError if the folder is no run or was tampered."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise RunError(f"{folder} is not the folder of a run (it has no config.json).")
+    try:
+        content = json.loads(path.read_text())
+        schema = Schema.from_dict(content["schema"])
+        settings = Settings(**content["settings"])
+        row_maps: dict[str, RowMap] = {}
+        for table, kind in content["row_maps"].items():
+            if kind == "known":
+                file = folder / "rows" / f"{table}.npy"
+                row_maps[table] = KnownRows(np.load(file, allow_pickle=False))
+            else:
+                row_maps[table] = HashedRows(kind)
+        saved = Saved(
+            content["model"], content["options"], settings, content["data"], schema, row_maps
+        )
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise RunError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    if schema.hash != content.get("schema_hash"):
+        raise RunError(f"{path}: the schema does not match its own hash; the file was edited.")
+    return saved
+
+
+def as_annotated(config: type, name: str, value: Any) -> Any:
+    """`value` (from JSON or text) as the dataclass field `name` of `config` wants it.
+
+    Raises:
+      ValueError: naming the field and the expected type.
+    """
+    return _as(typing.get_type_hints(config)[name], name, value)
+
+
+def _as(hint: Any, name: str, value: Any) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    fail = lambda kind: ValueError(f"--set {name} must be {kind}, got {value!r}.")
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise fail("one of " + ", ".join(map(str, arguments)))
+        return value
+    if origin is tuple:
+        parts = [p for p in value.split(",") if p] if isinstance(value, str) else list(value)
+        return tuple(_as(arguments[0], name, part) for part in parts)
+    if origin in (typing.Union, types.UnionType):
+        if value is None or value == "none":
+            return None
+        return _as(next(a for a in arguments if a is not type(None)), name, value)
+    if hint is bool:
+        lowered = str(value).lower()
+        if lowered not in ("true", "false"):
+            raise fail("true or false")
+        return lowered == "true"
+    if hint in (int, float):
+        try:
+            return hint(value)
+        except ValueError as error:
+            raise fail("a whole number" if hint is int else "a number") from error
+    if hint is str:
+        return str(value)
+    raise ValueError(f"{name} cannot be set from text.")

@@ -1,0 +1,73 @@
+"""How a run is trained: everything that is neither the model nor the data."""
+
+import dataclasses
+from typing import Literal
+
+from . import tables
+
+TABLE_OPTIMIZERS: dict[str, tables.RowOptimizer] = {
+    "sgd": tables.SGD(),
+    "adagrad": tables.Adagrad(),
+    "rowwise_adagrad": tables.RowWiseAdagrad(),
+    "lazy_adam": tables.LazyAdam(),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of a training run; the values here are the frozen defaults (see `defaults`).
+
+    Attributes:
+      epochs: passes over the training requests.
+      steps: stop after so many steps even if epochs remain; 0 means no such limit.
+      batch_size: labelled candidates per step.
+      history: newest events of a user that the model sees.
+      negatives: drawn per positive, where the source holds only positives.
+      max_train_per_user: newest training targets per user, where the source is a log of events.
+      seed: of initial parameters, order, negatives and dropout.
+      table_optimizer: for the rows of tables: sgd, adagrad, rowwise_adagrad or lazy_adam.
+      table_learning_rate: for the rows of tables.
+      learning_rate: for all other parameters (Adam).
+      schedule: "linear" lets both rates fall to zero at the last step, "constant" does not.
+      clip_norm: largest global norm of the gradient of the other parameters; 0 means no limit.
+      l2: mini-batch-aware L2 of the rows (DIN, section 5.1); 0 means none.
+      patience: stop after so many epochs without a better validation AUC; 0 means never.
+      unseen_share: share of ids shown as unknown in training, so that row 1 learns.
+      checkpoint_every: steps between checkpoints; there is one at the end of every epoch anyway.
+    """
+
+    epochs: int = 10
+    steps: int = 0
+    batch_size: int = 2048
+    history: int = 50
+    negatives: int = 3
+    max_train_per_user: int = 20
+    seed: int = 0
+    table_optimizer: str = "lazy_adam"
+    table_learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
+    schedule: Literal["linear", "constant"] = "linear"
+    clip_norm: float = 10.0
+    l2: float = 0.0
+    patience: int = 2
+    unseen_share: float = 0.002
+    checkpoint_every: int = 1000
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "history", "negatives", "max_train_per_user"):
+            self._require(name, getattr(self, name) >= 1, ">= 1")
+        self._require("checkpoint_every", self.checkpoint_every >= 1, ">= 1")
+        for name in ("steps", "patience", "l2", "clip_norm", "seed"):
+            self._require(name, getattr(self, name) >= 0, ">= 0")
+        for name in ("table_learning_rate", "learning_rate"):
+            self._require(name, getattr(self, name) > 0, "> 0")
+        self._require("unseen_share", 0 <= self.unseen_share < 1, "in [0, 1)")
+        choices = ", ".join(TABLE_OPTIMIZERS)
+        self._require("table_optimizer", self.table_optimizer in TABLE_OPTIMIZERS, f"of {choices}")
+        self._require("schedule", self.schedule in ("linear", "constant"), "linear or constant")
+
+    def _require(self, name: str, fine: bool, rule: str) -> None:
+        if not fine:
+            raise ValueError(
+                f"--{name.replace('_', '-')} must be {rule}, got {getattr(self, name)}."
+            )

@@ -1,0 +1,150 @@
+"""One training step: pull, differentiate the model's own loss, push.
+
+The same function runs under `jit` and, given an `axis_name`, under `pmap`: the loss is global
+already, every replica holds the same rows and makes the same update.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int32
+import optax
+
+from ..zoo.contract import Batch, Model, Variables
+from . import tables
+from .data.deduplicate import Pulled
+from .settings import TABLE_OPTIMIZERS, Settings
+
+AXIS = "devices"
+
+
+class TrainState(NamedTuple):
+    """Everything that a run carries from step to step, and that a checkpoint holds.
+
+    `occurrences` counts every row in the training set where the row penalty needs it.
+    """
+
+    tables: dict[str, Array]
+    table_state: dict[str, dict[str, Array]]
+    params: dict[str, Any]
+    optimizer_state: Any
+    batch_stats: dict[str, Any]
+    step: Int32[Array, ""]
+    occurrences: dict[str, Array]
+
+    @property
+    def variables(self) -> Variables:
+        """What the model's `apply` takes."""
+        return {"tables": self.tables, "params": self.params, "batch_stats": self.batch_stats}
+
+
+def initial_state(
+    model: Model, config: Any, settings: Settings, occurrences: dict[str, Array] | None = None
+) -> TrainState:
+    """Fresh variables and optimiser states, a function of `settings.seed`."""
+    variables = model.init(jax.random.key(settings.seed), config)
+    return TrainState(
+        tables=variables["tables"],
+        table_state=tables.init(TABLE_OPTIMIZERS[settings.table_optimizer], variables["tables"]),
+        params=variables["params"],
+        optimizer_state=_optimizer(settings).init(variables["params"]),
+        batch_stats=variables.get("batch_stats", {}),
+        step=jnp.zeros((), jnp.int32),
+        occurrences=occurrences or {},
+    )
+
+
+def make_step(
+    model: Model,
+    config: Any,
+    settings: Settings,
+    *,
+    total_steps: int,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, Batch, Pulled], tuple[TrainState, dict[str, Array]]]:
+    """The step as a pure function of (state, batch, pulled); gives the loss's terms.
+
+    Args:
+      model: what to train.
+      config: its configuration.
+      settings: optimisers, rates, seed.
+      total_steps: where a linear schedule reaches zero.
+      axis_name: of the devices, under pmap; the batch is sharded over them, the rest is equal.
+    """
+    optimizer = _optimizer(settings)
+    row_optimizer = TABLE_OPTIMIZERS[settings.table_optimizer]
+
+    def step(
+        state: TrainState, batch: Batch, pulled: Pulled
+    ) -> tuple[TrainState, dict[str, Array]]:
+        key = jax.random.fold_in(jax.random.key(settings.seed, impl="rbg"), state.step)
+
+        def loss(rows, params):
+            variables = {"tables": rows, "params": params, "batch_stats": state.batch_stats}
+            return model.loss(variables, config, batch, key=key, axis_name=axis_name)
+
+        rows = tables.pull(state.tables, pulled.rows)
+        differentiate = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+        (value, aux), (row_gradients, gradients) = differentiate(rows, state.params)
+        if axis_name is not None:
+            # The loss is a global mean, and the transpose of psum under pmap is psum.
+            row_gradients, gradients = jax.lax.pmean((row_gradients, gradients), axis_name)
+
+        decay = _decay(settings, state.step, total_steps)
+        new_tables, table_state = tables.push(
+            row_optimizer,
+            state.tables,
+            state.table_state,
+            pulled,
+            row_gradients,
+            learning_rate=settings.table_learning_rate * decay,
+            step=state.step,
+            l2=settings.l2,
+            occurrences=state.occurrences or None,
+        )
+        # Adam's bias correction is float ** int32, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, optimizer_state = optimizer.update(gradients, state.optimizer_state)
+        rate = settings.learning_rate * decay
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        new = TrainState(
+            tables=new_tables,
+            table_state=table_state,
+            params=params,
+            optimizer_state=optimizer_state,
+            batch_stats=aux.batch_stats,
+            step=state.step + 1,
+            occurrences=state.occurrences,
+        )
+        return new, {"loss": value, **aux.terms}
+
+    return step
+
+
+def _optimizer(settings: Settings) -> optax.GradientTransformation:
+    adam = optax.scale_by_adam()
+    if settings.clip_norm:
+        return optax.chain(optax.clip_by_global_norm(settings.clip_norm), adam)
+    return adam
+
+
+def _decay(settings: Settings, step: Int32[Array, ""], total_steps: int) -> Array:
+    if settings.schedule == "constant":
+        return jnp.ones((), jnp.float32)
+    return jnp.maximum(1.0 - step.astype(jnp.float32) / total_steps, 0.0)
+
+
+def shard(batch: Batch, devices: int) -> Batch:
+    """Splits the requests of a batch over devices: (B, ...) becomes (devices, B / devices, ...)."""
+    split = lambda x: x.reshape(devices, x.shape[0] // devices, *x.shape[1:])
+    return jax.tree.map(split, batch)
+
+
+def parallel_step(
+    model: Model, config: Any, settings: Settings, *, total_steps: int
+) -> Callable[[TrainState, Batch, Pulled], tuple[TrainState, dict[str, Array]]]:
+    """`make_step` under pmap: a replicated state, a sharded batch, the same pulled rows for all."""
+    step = make_step(model, config, settings, total_steps=total_steps, axis_name=AXIS)
+    return jax.pmap(step, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0)

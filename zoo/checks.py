@@ -1,0 +1,27 @@
+"""Checks of configurations: name, rule, value, before anything is traced."""
+
+from typing import Any
+
+
+def require_positive(config: Any, *names: str) -> None:
+    """Each named attribute is an int, or a tuple of ints, >= 1."""
+    for name in names:
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if not isinstance(number, int) or number < 1:
+                raise ValueError(f"Config.{name} must be >= 1, got {value}.")
+
+
+def require_probability(config: Any, *names: str) -> None:
+    """Each named attribute lies in [0, 1)."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0.0 <= value < 1.0:
+            raise ValueError(f"Config.{name} must be in [0, 1), got {value}.")
+
+
+def require_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
+    """The named attribute is one of `choices`."""
+    value = getattr(config, name)
+    if value not in choices:
+        raise ValueError(f"Config.{name} must be one of {', '.join(choices)}, got {value!r}.")

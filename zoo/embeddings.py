@@ -1,0 +1,182 @@
+"""Tables and their lookups: the only place where a model turns ids into vectors.
+
+Shapes: `B` requests, `L` history events, `C` candidates, `D` width of a behaviour.
+"""
+
+import functools
+from typing import NamedTuple
+import zlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+import numpy as np
+
+from .contract import Batch, Variables
+from .features import PADDING_ROW, RESERVED_ROWS, Field, Schema, Table, example_batch
+
+INIT_STD = 0.01
+_BLOCK = 65536
+
+
+def init_tables(key: PRNGKeyArray, schema: Schema) -> dict[str, Float[Array, "rows dim"]]:
+    """Fresh tables: N(0, 0.01^2) cut at 2 sigma; the padding row is zero.
+
+    Row j depends on (key, table name, j) alone, so a table that grows keeps its old rows. Rows
+    of large tables are drawn a block at a time: the peak is the table itself.
+    """
+    tables = {}
+    for dim in sorted({table.dim for table in schema.tables}):
+        alike = [table for table in schema.tables if table.dim == dim]
+        small = [table for table in alike if table.rows <= _BLOCK]
+        # One draw for all small tables: there are many of them, and each draw compiles for long.
+        owners = [(_table_key(key, table), table.rows) for table in small]
+        keys = [jnp.repeat(owner[None], rows, axis=0) for owner, rows in owners]
+        ids = [jnp.arange(rows) for _, rows in owners]
+        if small:
+            drawn = _draw(jnp.concatenate(keys), jnp.concatenate(ids), dim)
+            ends = np.cumsum([rows for _, rows in owners])[:-1]
+            tables |= zip((table.name for table in small), jnp.split(drawn, ends), strict=True)
+        large = [table for table in alike if table.rows > _BLOCK]
+        tables |= {table.name: _draw_in_blocks(_table_key(key, table), table) for table in large}
+    return {table.name: tables[table.name].at[PADDING_ROW].set(0.0) for table in schema.tables}
+
+
+def _table_key(key: PRNGKeyArray, table: Table) -> PRNGKeyArray:
+    return jax.random.fold_in(key, zlib.crc32(table.name.encode()))
+
+
+def _draw(keys: PRNGKeyArray, ids: Int[Array, " rows"], dim: int) -> Float[Array, "rows dim"]:
+    """One row per (key, id)."""
+
+    def row(key, j):
+        key = jax.random.fold_in(key, j)
+        return INIT_STD * jax.random.truncated_normal(key, -2.0, 2.0, (dim,), jnp.float32)
+
+    return jax.vmap(row)(keys, ids)
+
+
+def _draw_in_blocks(key: PRNGKeyArray, table: Table) -> Float[Array, "rows dim"]:
+    def write(i, rows):
+        # The last block starts early rather than running over the end: same ids, same rows.
+        start = jnp.minimum(i * _BLOCK, table.rows - _BLOCK)
+        keys = jnp.repeat(key[None], _BLOCK, axis=0)
+        block = _draw(keys, start + jnp.arange(_BLOCK), table.dim)
+        return jax.lax.dynamic_update_slice(rows, block, (start, 0))
+
+    rows = jnp.zeros((table.rows, table.dim), jnp.float32)
+    return jax.lax.fori_loop(0, -(-table.rows // _BLOCK), write, rows)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def init_variables(key: PRNGKeyArray, module: nn.Module, schema: Schema) -> Variables:
+    """Tables, then everything else that `module` declares."""
+    table_key, param_key = jax.random.split(key)
+    # Shapes decide parameters, and pulled tables have the same widths: few rows are enough.
+    small = {table.name: jnp.zeros((RESERVED_ROWS, table.dim)) for table in schema.tables}
+    batch = example_batch(schema.with_rows(dict.fromkeys(small, RESERVED_ROWS)))
+    _, rest = module.apply(
+        {"tables": small}, batch, rngs={"params": param_key}, mutable=["params", "batch_stats"]
+    )
+    return {"tables": init_tables(table_key, schema), "batch_stats": {}, **rest}
+
+
+def read_tables(module: nn.Module, schema: Schema) -> dict[str, Float[Array, "rows dim"]]:
+    """The tables that the top module was given, whole or pulled."""
+
+    def missing():
+        raise ValueError("This model was applied without its tables; see zoo.contract.")
+
+    return {t.name: module.variable("tables", t.name, missing).value for t in schema.tables}
+
+
+class Embedded(NamedTuple):
+    """A batch after its lookups, fields concatenated in the schema's order.
+
+    `candidate` and `history` hold the fields that stand in both roles, in the same order, so that
+    they can be compared; what only one of them has follows in `candidate_only`, `history_only`.
+    Axes of a role without fields have width 0.
+    """
+
+    user: Float[Array, "B U"]
+    context: Float[Array, "B X"]
+    candidate: Float[Array, "B C D"]
+    candidate_only: Float[Array, "B C E"]
+    history: Float[Array, "B L D"]
+    history_only: Float[Array, "B L F"]
+
+
+def embed(tables: dict[str, Float[Array, "rows dim"]], schema: Schema, batch: Batch) -> Embedded:
+    """Looks up every field of the batch."""
+    size = batch["candidate_mask"].shape[0]
+    lead = {
+        "user": (size,),
+        "context": (size,),
+        "candidate": batch["candidate_mask"].shape,
+        "history": batch["history_mask"].shape,
+    }
+    shared = {f.name for f in schema.role("candidate")} & {f.name for f in schema.role("history")}
+
+    def gather(role, wanted=lambda field: True):
+        fields = [field for field in schema.role(role) if wanted(field)]
+        parts = [_field(tables, field, batch[role][field.name]) for field in fields]
+        return jnp.concatenate([jnp.zeros((*lead[role], 0), jnp.float32), *parts], axis=-1)
+
+    order = {field.name: i for i, field in enumerate(schema.role("candidate"))}
+    history_fields = sorted(
+        (field for field in schema.role("history") if field.name in shared),
+        key=lambda field: order[field.name],
+    )
+    history = [_field(tables, f, batch["history"][f.name]) for f in history_fields]
+    return Embedded(
+        user=gather("user"),
+        context=gather("context"),
+        candidate=gather("candidate", lambda field: field.name in shared),
+        candidate_only=gather("candidate", lambda field: field.name not in shared),
+        history=jnp.concatenate([jnp.zeros((*lead["history"], 0), jnp.float32), *history], axis=-1),
+        history_only=gather("history", lambda field: field.name not in shared),
+    )
+
+
+def _field(tables, field: Field, value: Array) -> Float[Array, "... width"]:
+    if field.kind == "dense":
+        return value if field.width else value[..., None]
+    rows = lookup(tables[field.table_name], value)
+    return rows.sum(axis=-2) if field.kind == "bag" else rows
+
+
+def lookup(table: Float[Array, "rows dim"], ids: Int[Array, "*lead"]) -> Float[Array, "*lead dim"]:
+    """Rows by id; the padding row reads as zeros whatever it holds, a bad id as NaN."""
+    rows = jnp.take(table, ids, axis=0, mode="fill", fill_value=jnp.nan)
+    return jnp.where((ids == PADDING_ROW)[..., None], jnp.zeros((), table.dtype), rows)
+
+
+def dropout(embedded: Embedded, rate: float, *, train: bool) -> Embedded:
+    """Drops single numbers of every role; call inside a compact module."""
+    if rate == 0.0 or not train:
+        return embedded
+    return Embedded(*(nn.Dropout(rate, deterministic=False)(part) for part in embedded))
+
+
+def tower_input(
+    embedded: Embedded, interest: Float[Array, "B C V"], *, product: bool
+) -> Float[Array, "B C I"]:
+    """[user, context, q, what only candidates have, v] and, if asked, q * v.
+
+    The product is in the authors' DIN and DIEN code, not in the papers. A tower matches poorly
+    from concatenation alone.
+    """
+    query = embedded.candidate
+    lead = query.shape[:2]
+    per_request = jnp.concatenate([embedded.user, embedded.context], axis=-1)
+    repeated = jnp.broadcast_to(per_request[:, None, :], (*lead, per_request.shape[-1]))
+    parts = [repeated, query, embedded.candidate_only, interest]
+    if product:
+        parts.append(query * interest[..., : query.shape[-1]])
+    return jnp.concatenate(parts, axis=-1)
+
+
+def masked_sum(values: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B D"]:
+    """Sum over the real events; what stands in the others does not matter, not even NaN."""
+    return jnp.where(mask[..., None], values, 0.0).sum(axis=1)

@@ -1,0 +1,115 @@
+r"""Embedding & MLP: the base model that the others are measured against.
+
+Zhou et al., "Deep Interest Network for Click-Through Rate Prediction", KDD 2018, section 4.2,
+https://arxiv.org/abs/1706.06978 (there "BaseModel").
+
+The history is summed, whatever the candidate, and a tower scores the concatenation:
+
+    v = sum_t k_t        x = [user, context, q, v]        logit = tower(x)
+
+Differs from the paper: PReLU instead of Dice in the tower by default; mean pooling as an option.
+Shapes: `B` requests, `L` history events, `C` candidates, `D` width of a behaviour.
+"""
+
+import dataclasses
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .checks import require_choice, require_positive, require_probability
+from .contract import Aux, Batch, Output, Requirements, Variables
+from .embeddings import dropout, embed, init_variables, masked_sum, read_tables, tower_input
+from .features import Schema
+from .layers import ACTIVATIONS, Activation, Tower
+from .losses import ranking_loss
+
+KIND = "ranking"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Hyper-parameters of Embedding & MLP.
+
+    Attributes:
+      schema: what the batches hold; its first task is the label.
+      tower_units: widths of the hidden layers.
+      activation: of the tower.
+      pooling: how the history becomes one vector.
+      product: whether the tower also sees q * v.
+      embedding_dropout: share of embedding values dropped in training.
+    """
+
+    schema: Schema
+    tower_units: tuple[int, ...] = (200, 80)
+    activation: Activation = "prelu"
+    pooling: Literal["sum", "mean"] = "sum"
+    product: bool = False
+    embedding_dropout: float = 0.0
+
+    def __post_init__(self):
+        require_positive(self, "tower_units")
+        require_choice(self, "activation", ACTIVATIONS)
+        require_choice(self, "pooling", ("sum", "mean"))
+        require_probability(self, "embedding_dropout")
+
+
+def requirements(config: Config) -> Requirements:
+    """Labelled candidates and a history."""
+    del config
+    return Requirements()
+
+
+def init(key: PRNGKeyArray, config: Config) -> Variables:
+    """Fresh variables: whole tables and the tower."""
+    return init_variables(key, MLP(config), config.schema)
+
+
+def apply(variables: Variables, config: Config, batch: Batch) -> Output:
+    """Scores each candidate. Pure."""
+    return MLP(config).apply(variables, batch)
+
+
+def loss(
+    variables: Variables,
+    config: Config,
+    batch: Batch,
+    *,
+    key: PRNGKeyArray,
+    axis_name: str | None = None,
+) -> tuple[Float[Array, ""], Aux]:
+    """Weighted binary cross-entropy of the first task."""
+    return ranking_loss(MLP(config, axis_name), variables, batch, config.schema.tasks[0], key)
+
+
+class MLP(nn.Module):
+    """Pool, concatenate, score."""
+
+    config: Config
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, batch: Batch, *, train: bool = False) -> Output:
+        config = self.config
+        tables = read_tables(self, config.schema)
+        embedded = embed(tables, config.schema, batch)
+        embedded = dropout(embedded, config.embedding_dropout, train=train)
+        history = jnp.concatenate([embedded.history, embedded.history_only], axis=-1)
+        pooled = pool(history, batch["history_mask"], config.pooling)
+        lead = (*embedded.candidate.shape[:2], pooled.shape[-1])
+        interest = jnp.broadcast_to(pooled[:, None, :], lead)
+        x = tower_input(embedded, interest, product=config.product)
+        tower = Tower(config.tower_units, config.activation, axis_name=self.axis_name, name="tower")
+        logit = tower(x, batch["candidate_mask"], train=train)
+        return Output(logit, {config.schema.tasks[0]: logit})
+
+
+def pool(
+    history: Float[Array, "B L D"], mask: Array, pooling: Literal["sum", "mean"]
+) -> Float[Array, "B D"]:
+    """Sum or mean of the real events; zeros for an empty history."""
+    total = masked_sum(history, mask)
+    if pooling == "sum":
+        return total
+    return total / jnp.maximum(mask.sum(axis=1, keepdims=True, dtype=jnp.float32), 1.0)
