@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         help="market[:PRESET], events:FILE, movielens:DIR (default: market)",
     )
-    train.add_argument("--out", metavar="DIR", help="folder of the run (default: a new one in runs/)")
+    train.add_argument("--out", metavar="DIR", help="folder of the run (default: new, in runs/)")
     for name, what in (
         ("epochs", "passes over the training data"),
         ("steps", "stop after so many steps"),
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="any option of the model or setting of the training; may be repeated",
     )
-    train.add_argument("--devices", type=int, default=1, metavar="N", help="devices to share batches")
+    train.add_argument("--devices", type=int, default=1, metavar="N", help="share each batch")
     train.add_argument("--on-bad-row", choices=("stop", "skip"), default="stop")
     train.add_argument("--resume", action="store_true", help="go on with the run in --out")
     train.set_defaults(command=_train)

@@ -29,7 +29,9 @@ class Row:
     high: float
 
     @classmethod
-    def of(cls, case: str, method: str, metric: str, values: Iterable[float], unit: str = "") -> "Row":
+    def of(
+        cls, case: str, method: str, metric: str, values: Iterable[float], unit: str = ""
+    ) -> "Row":
         """The median, minimum and maximum of several values."""
         values = [float(value) for value in values]
         return cls(case, method, metric, statistics.median(values), unit, min(values), max(values))

@@ -42,7 +42,7 @@ def save(folder: Path, step: int, state: Any, note: dict[str, Any], *, keep: int
     (aside / _NOTE).write_text(json.dumps(note))
     (aside / _MANIFEST).write_text(json.dumps(_checksums(aside), indent=1, sort_keys=True))
     aside.rename(final)
-    for old in _steps(folder)[keep:]:
+    for old in steps(folder)[keep:]:
         shutil.rmtree(folder / str(old))
     return final
 
@@ -61,7 +61,7 @@ def restore(folder: Path, like: Any) -> tuple[int, Any, dict[str, Any]]:
 
     folder = folder.absolute()
     reasons = []
-    for step in _steps(folder):
+    for step in steps(folder):
         path = folder / str(step)
         damage = _damage(path)
         if damage:
@@ -81,8 +81,8 @@ def restore(folder: Path, like: Any) -> tuple[int, Any, dict[str, Any]]:
     raise CheckpointError("; ".join(reasons) or f"{folder}: there is no checkpoint.")
 
 
-def _steps(folder: Path) -> list[int]:
-    """Steps of whole checkpoints, newest first."""
+def steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints that were written to their end, newest first."""
     if not folder.is_dir():
         return []
     return sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)

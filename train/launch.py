@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from ..zoo import MODELS
 from . import checkpoints, run
 from .data.events import OnBadRow
@@ -12,7 +14,6 @@ from .defaults import model_config
 from .evaluation import evaluate
 from .loop import fit
 from .settings import Settings
-from .step import initial_state
 
 
 def train(
@@ -101,7 +102,7 @@ def evaluate_run(folder: Path | str, *, source: str | None = None) -> dict[str, 
     saved.require_schema(dataset.schema)
     config = saved.config(module)
     dataset = dataclasses.replace(dataset, schema=saved.schema)
-    like = initial_state(module, config, saved.settings).variables
+    like = jax.eval_shape(lambda key: module.init(key, config), jax.random.key(0))
     _, variables, _ = checkpoints.restore(folder / "checkpoints" / "best", like)
     block = evaluate(
         module, config, variables, dataset, dataset.test, history=saved.settings.history

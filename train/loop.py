@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..zoo.contract import Batch, Model, Variables
@@ -31,13 +32,14 @@ class _Position:
     """Where a run stands. Travels in every checkpoint's note, as JSON.
 
     Attributes:
-      epoch, index: the next batch.
+      epoch, index: the next batch. step: how many were trained on.
       loss_sum, examples, seconds, compile_seconds: of the training so far (the loss: this epoch).
       history: one entry per finished epoch.
     """
 
     epoch: int = 0
     index: int = 0
+    step: int = 0
     loss_sum: float = 0.0
     examples: int = 0
     seconds: float = 0.0
@@ -90,11 +92,11 @@ def fit(
     _open(out, resume, name, config, settings, source, dataset)
     trainer = _Trainer(model, config, dataset, settings, devices)
     position = _Position()
-    if resume and (out / "checkpoints" / "last").is_dir():
+    if resume and checkpoints.steps(out / "checkpoints" / "last"):
         position = trainer.restore(out)
 
     with Progress(name, trainer.total_steps, quiet=quiet) as progress:
-        progress.advance(trainer.steps_done(position))
+        progress.advance(position.step)
         while not trainer.finished(position):
             trainer.train_epoch(position, out, progress)
             progress.say("validating")
@@ -102,7 +104,7 @@ def fit(
             block = evaluate(
                 model, config, variables, dataset, dataset.validation, history=settings.history
             )
-            _close_epoch(position, block, trainer.batches_in(position), progress)
+            _close_epoch(position, block, progress)
             if position.best_epoch() == position.epoch - 1:
                 checkpoints.save(
                     out / "checkpoints" / "best", position.epoch, variables, {}, keep=1
@@ -156,7 +158,7 @@ class _Trainer:
         self.total_steps = len(self._batches) * settings.epochs
         if settings.steps:
             self.total_steps = min(self.total_steps, settings.steps)
-        occurrences = count_rows(self._batches) if settings.l2 else None
+        occurrences = jax.tree.map(jnp.asarray, count_rows(self._batches)) if settings.l2 else {}
         self._state = self._place(initial_state(model, config, settings, occurrences))
         if devices == 1:
             step = make_step(model, config, settings, total_steps=self.total_steps)
@@ -165,18 +167,11 @@ class _Trainer:
             self._jitted = parallel_step(model, config, settings, total_steps=self.total_steps)
         self._compiled: dict[Any, Any] = {}
 
-    def steps_done(self, position: _Position) -> int:
-        return position.epoch * len(self._batches) + position.index
-
-    def batches_in(self, position: _Position) -> int:
-        """Batches that the current epoch has seen."""
-        return max(position.index, 1)
-
     def finished(self, position: _Position) -> bool:
         stale = position.epoch - 1 - position.best_epoch()
         return (
             position.epoch >= self._settings.epochs
-            or self.steps_done(position) >= self.total_steps
+            or position.step >= self.total_steps
             or (self._settings.patience > 0 and stale >= self._settings.patience)
         )
 
@@ -189,17 +184,16 @@ class _Trainer:
             terms = self._step(batch, pulled, position)
             loss = loss + terms["loss"]
             position.index += 1
+            position.step += 1
             progress.advance(1)
-            at_end = self.steps_done(position) >= self.total_steps
-            if at_end or position.index % self._settings.checkpoint_every == 0:
-                position.loss_sum = _finite(loss, self.steps_done(position))
-            if at_end:
+            if position.step >= self.total_steps:
                 break
             if position.index % self._settings.checkpoint_every == 0:
+                position.loss_sum = _finite(loss, position.step)
                 self._account(position, started, compiled_before)
                 self.save(out, position)
                 started, compiled_before = time.perf_counter(), position.compile_seconds
-        position.loss_sum = _finite(loss, self.steps_done(position))
+        position.loss_sum = _finite(loss, position.step)
         self._account(position, started, compiled_before)
 
     def held(self) -> TrainState:
@@ -210,8 +204,7 @@ class _Trainer:
 
     def save(self, out: Path, position: _Position) -> None:
         note = dataclasses.asdict(position)
-        step = self.steps_done(position)
-        checkpoints.save(out / "checkpoints" / "last", step, self.held(), note)
+        checkpoints.save(out / "checkpoints" / "last", position.step, self.held(), note)
 
     def restore(self, out: Path) -> _Position:
         _, state, note = checkpoints.restore(out / "checkpoints" / "last", self.held())
@@ -221,7 +214,8 @@ class _Trainer:
     def _place(self, state: TrainState) -> TrainState:
         if self._devices == 1:
             return state
-        return jax.device_put_replicated(state, jax.local_devices()[: self._devices])
+        copies = lambda x: np.broadcast_to(np.asarray(x), (self._devices, *x.shape))
+        return jax.tree.map(copies, state)
 
     def _step(self, batch: Batch, pulled: Pulled, position: _Position) -> dict[str, Any]:
         """One step; compiles once per combination of shapes, on the compiler's own clock."""
@@ -255,15 +249,13 @@ def count_rows(batches: TrainingBatches) -> dict[str, np.ndarray]:
     return counts
 
 
-def _close_epoch(
-    position: _Position, block: dict[str, Any], batches: int, progress: Progress
-) -> None:
+def _close_epoch(position: _Position, block: dict[str, Any], progress: Progress) -> None:
     """Records a finished epoch and moves on to the next."""
     first = block if "auc" in block else next(iter(block.values()))
     score = first["auc"] if first["auc"] is not None else -first["logloss"]
     entry = {
         "epoch": position.epoch + 1,
-        "train_loss": position.loss_sum / batches,
+        "train_loss": position.loss_sum / max(position.index, 1),
         "validation": block,
         "score": score,
     }

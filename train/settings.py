@@ -1,7 +1,10 @@
 """How a run is trained: everything that is neither the model nor the data."""
 
+from collections.abc import Callable
 import dataclasses
 from typing import Literal
+
+import optax
 
 from . import tables
 
@@ -10,6 +13,12 @@ TABLE_OPTIMIZERS: dict[str, tables.RowOptimizer] = {
     "adagrad": tables.Adagrad(),
     "rowwise_adagrad": tables.RowWiseAdagrad(),
     "lazy_adam": tables.LazyAdam(),
+}
+
+OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
+    "sgd": optax.identity,
+    "adagrad": optax.scale_by_rss,
+    "adam": optax.scale_by_adam,
 }
 
 
@@ -27,7 +36,8 @@ class Settings:
       seed: of initial parameters, order, negatives and dropout.
       table_optimizer: for the rows of tables: sgd, adagrad, rowwise_adagrad or lazy_adam.
       table_learning_rate: for the rows of tables.
-      learning_rate: for all other parameters (Adam).
+      optimizer: for all other parameters: sgd, adagrad or adam.
+      learning_rate: for all other parameters.
       schedule: "linear" lets both rates fall to zero at the last step, "constant" does not.
       clip_norm: largest global norm of the gradient of the other parameters; 0 means no limit.
       l2: mini-batch-aware L2 of the rows (DIN, section 5.1); 0 means none.
@@ -45,6 +55,7 @@ class Settings:
     seed: int = 0
     table_optimizer: str = "lazy_adam"
     table_learning_rate: float = 3e-3
+    optimizer: str = "adam"
     learning_rate: float = 2e-3
     schedule: Literal["linear", "constant"] = "linear"
     clip_norm: float = 10.0
@@ -62,8 +73,8 @@ class Settings:
         for name in ("table_learning_rate", "learning_rate"):
             self._require(name, getattr(self, name) > 0, "> 0")
         self._require("unseen_share", 0 <= self.unseen_share < 1, "in [0, 1)")
-        choices = ", ".join(TABLE_OPTIMIZERS)
-        self._require("table_optimizer", self.table_optimizer in TABLE_OPTIMIZERS, f"of {choices}")
+        for name, known in (("table_optimizer", TABLE_OPTIMIZERS), ("optimizer", OPTIMIZERS)):
+            self._require(name, getattr(self, name) in known, f"one of {', '.join(known)}")
         self._require("schedule", self.schedule in ("linear", "constant"), "linear or constant")
 
     def _require(self, name: str, fine: bool, rule: str) -> None:

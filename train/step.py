@@ -15,7 +15,7 @@ import optax
 from ..zoo.contract import Batch, Model, Variables
 from . import tables
 from .data.deduplicate import Pulled
-from .settings import TABLE_OPTIMIZERS, Settings
+from .settings import OPTIMIZERS, TABLE_OPTIMIZERS, Settings
 
 AXIS = "devices"
 
@@ -41,9 +41,12 @@ class TrainState(NamedTuple):
 
 
 def initial_state(
-    model: Model, config: Any, settings: Settings, occurrences: dict[str, Array] | None = None
+    model: Model, config: Any, settings: Settings, occurrences: dict[str, Array]
 ) -> TrainState:
-    """Fresh variables and optimiser states, a function of `settings.seed`."""
+    """Fresh variables and optimiser states, a function of `settings.seed`.
+
+    `occurrences` may be empty where `settings.l2` is 0.
+    """
     variables = model.init(jax.random.key(settings.seed), config)
     return TrainState(
         tables=variables["tables"],
@@ -52,7 +55,7 @@ def initial_state(
         optimizer_state=_optimizer(settings).init(variables["params"]),
         batch_stats=variables.get("batch_stats", {}),
         step=jnp.zeros((), jnp.int32),
-        occurrences=occurrences or {},
+        occurrences=occurrences,
     )
 
 
@@ -124,10 +127,10 @@ def make_step(
 
 
 def _optimizer(settings: Settings) -> optax.GradientTransformation:
-    adam = optax.scale_by_adam()
+    scale = OPTIMIZERS[settings.optimizer]()
     if settings.clip_norm:
-        return optax.chain(optax.clip_by_global_norm(settings.clip_norm), adam)
-    return adam
+        return optax.chain(optax.clip_by_global_norm(settings.clip_norm), scale)
+    return scale
 
 
 def _decay(settings: Settings, step: Int32[Array, ""], total_steps: int) -> Array:

@@ -1,5 +1,5 @@
 """Models, one file per paper. Each is a module with the names of `zoo.contract`."""
 
-from . import mlp
+from . import din, mlp
 
-MODELS = {"mlp": mlp}
+MODELS = {"mlp": mlp, "din": din}

@@ -30,7 +30,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from ..kernels.target_attention import Layer, Weights, moments, target_attention
 from .checks import require_choice, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
-from .embeddings import dropout, embed, init_variables, read_tables, tower_input
+from .embeddings import as_arrays, dropout, embed, init_variables, read_tables, tower_input
 from .features import Schema
 from .layers import ACTIVATIONS, PRELU_ALPHA, Activation, RunningMoments, Tower
 from .losses import ranking_loss
@@ -111,7 +111,7 @@ class DIN(nn.Module):
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool = False) -> Output:
         """Scores each candidate."""
-        config = self.config
+        config, batch = self.config, as_arrays(batch)
         tables = read_tables(self, config.schema)
         embedded = dropout(
             embed(tables, config.schema, batch), config.embedding_dropout, train=train

@@ -3,6 +3,7 @@
 Shapes: `B` requests, `L` history events, `C` candidates, `D` width of a behaviour.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 import zlib
@@ -10,7 +11,7 @@ import zlib
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 import numpy as np
 
 from .contract import Batch, Variables
@@ -47,7 +48,9 @@ def _table_key(key: PRNGKeyArray, table: Table) -> PRNGKeyArray:
     return jax.random.fold_in(key, zlib.crc32(table.name.encode()))
 
 
-def _draw(keys: PRNGKeyArray, ids: Int[Array, " rows"], dim: int) -> Float[Array, "rows dim"]:
+def _draw(
+    keys: Key[Array, " rows"], ids: Int[Array, " rows"], dim: int
+) -> Float[Array, "rows dim"]:
     """One row per (key, id)."""
 
     def row(key, j):
@@ -83,12 +86,18 @@ def init_variables(key: PRNGKeyArray, module: nn.Module, schema: Schema) -> Vari
 
 
 def read_tables(module: nn.Module, schema: Schema) -> dict[str, Float[Array, "rows dim"]]:
-    """The tables that the top module was given, whole or pulled."""
+    """The tables that the top module was given, whole or pulled; fresh ones under its `init`."""
 
-    def missing():
-        raise ValueError("This model was applied without its tables; see zoo.contract.")
+    def fresh(table: Table) -> Float[Array, "rows dim"]:
+        alone = dataclasses.replace(schema, tables=(table,), fields=())
+        return init_tables(module.make_rng("params"), alone)[table.name]
 
-    return {t.name: module.variable("tables", t.name, missing).value for t in schema.tables}
+    return {t.name: module.variable("tables", t.name, fresh, t).value for t in schema.tables}
+
+
+def as_arrays(batch: Batch) -> Batch:
+    """The batch as JAX arrays; pipelines and records deliver NumPy's."""
+    return jax.tree.map(jnp.asarray, batch)
 
 
 class Embedded(NamedTuple):
@@ -148,7 +157,9 @@ def _field(tables, field: Field, value: Array) -> Float[Array, "... width"]:
 
 def lookup(table: Float[Array, "rows dim"], ids: Int[Array, "*lead"]) -> Float[Array, "*lead dim"]:
     """Rows by id; the padding row reads as zeros whatever it holds, a bad id as NaN."""
-    rows = jnp.take(table, ids, axis=0, mode="fill", fill_value=jnp.nan)
+    # `jnp.take` would count negative ids from the end.
+    at = table.at[ids]
+    rows = at.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
     return jnp.where((ids == PADDING_ROW)[..., None], jnp.zeros((), table.dtype), rows)
 
 

@@ -71,6 +71,7 @@ class Dice(nn.Module):
     def __call__(
         self, x: Float[Array, "*lead H"], mask: Bool[Array, "*lead"], train: bool
     ) -> Float[Array, "*lead H"]:
+        """`dice` with the statistics that apply."""
         width = x.shape[-1]
         alpha = self.param("alpha", nn.initializers.zeros, (width,))
         running = RunningMoments(width, name="running")
@@ -87,6 +88,7 @@ class RunningMoments(nn.Module):
     def __call__(
         self, moments: tuple[Float[Array, " H"], Float[Array, " H"]] | None
     ) -> tuple[Float[Array, " H"], Float[Array, " H"]]:
+        """The given moments, which also move the averages; the averages, if none are given."""
         mean = self.variable("batch_stats", "mean", jnp.zeros, (self.width,))
         variance = self.variable("batch_stats", "variance", jnp.ones, (self.width,))
         if moments is None:
@@ -109,6 +111,7 @@ class Tower(nn.Module):
     def __call__(
         self, x: Float[Array, "B C I"], mask: Bool[Array, "B C"], *, train: bool
     ) -> Float[Array, "B C"]:
+        """One logit per candidate."""
         for i, width in enumerate(self.units):
             x = nn.Dense(width, name=f"dense_{i}")(x)
             x = self._activate(x, mask, train, f"{self.activation}_{i}")

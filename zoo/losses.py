@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 import optax
 
 from .contract import Aux, Batch, Variables
+from .embeddings import as_arrays
 
 
 def click_loss(
@@ -35,7 +36,7 @@ def ranking_loss(
 
     `module` has an `axis_name`; dropout differs between the devices of that axis.
     """
-    axis_name = module.axis_name
+    axis_name, batch = module.axis_name, as_arrays(batch)
     if axis_name is not None:
         key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
     output, updated = module.apply(

@@ -20,7 +20,15 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .checks import require_choice, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
-from .embeddings import dropout, embed, init_variables, masked_sum, read_tables, tower_input
+from .embeddings import (
+    as_arrays,
+    dropout,
+    embed,
+    init_variables,
+    masked_sum,
+    read_tables,
+    tower_input,
+)
 from .features import Schema
 from .layers import ACTIVATIONS, Activation, Tower
 from .losses import ranking_loss
@@ -91,7 +99,8 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Batch, *, train: bool = False) -> Output:
-        config = self.config
+        """Scores each candidate."""
+        config, batch = self.config, as_arrays(batch)
         tables = read_tables(self, config.schema)
         embedded = embed(tables, config.schema, batch)
         embedded = dropout(embedded, config.embedding_dropout, train=train)

@@ -16,10 +16,12 @@ Letters in einsums: b requests, c candidates, l behaviours, d width, h units, x 
 from collections.abc import Callable
 import dataclasses
 import functools
+import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float
 
 from .reference import Activation, Layer, Normalize, Weights, activate, as_float32, normalized
 
@@ -34,9 +36,12 @@ class Config:
 
 def heuristic(candidates: int, length: int) -> Config:
     """A decent config without measuring."""
-    scores = 6400
+    # 400 scores x 80 units are 128 kB: the few arrays of a block stay in a core's L2, and XLA runs
+    # its loops and products on one thread. From about 800 on it splits them between threads, and
+    # on two cores the hand-overs cost as much processor time as the work itself.
+    scores = 400
     requests = max(1, scores // max(1, candidates * length))
-    return Config(requests, max(1, min(candidates, scores // max(1, length))))
+    return Config(requests, max(1, scores // max(1, length)))
 
 
 def target_attention(
@@ -103,16 +108,110 @@ def _attend_backward(activation, normalize, config, args, gradient):
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _blocked(f: Callable, arrays: PyTree[Array], size: int | None, *, axis: int):
-    """Calls `f(*arrays) -> (summed, stacked)` on slices of at most `size` along `axis`.
+class _Moments(NamedTuple):
+    """Of some pre-activations: how many, their mean, the sum of squared distances from it."""
 
-    The first results are added up, the second put side by side. No size: one call.
+    number: Float[Array, ""]
+    mean: Float[Array, " H"]
+    spread: Float[Array, " H"]
+
+
+def moments(
+    query: Float[Array, "B C D"],
+    keys: Float[Array, "B L D"],
+    mask: Bool[Array, "B L"],
+    candidate_mask: Bool[Array, "B C"],
+    weights: Weights,
+    *,
+    activation: Activation,
+    axis_name: str | None,
+    stats_include_padding: bool,
+) -> tuple[tuple[Float[Array, " H"], Float[Array, " H"]], ...]:
+    """See `api.moments`."""
+    weights = as_float32(weights)
+    sizes = (*query.shape[:2], keys.shape[1])
+    symbolic = not all(isinstance(size, int) for size in sizes)
+    config = None if symbolic else heuristic(*sizes[1:])
+    counted = jnp.ones_like(mask) if stats_include_padding else mask
+    known: tuple[Layer, ...] = ()  # The layers below, with their statistics.
+    statistics = []
+    for layer in weights.layers:
+        layers = (*known, layer)
+        of_blocks = functools.partial(_moments_of_blocks, layers, activation, config)
+        own = of_blocks(query, keys, mask, counted, candidate_mask)
+        mean, variance = _over_devices(own, axis_name)
+        statistics.append((mean, variance))
+        if activation == "dice":
+            layer = layer._replace(mean=mean, variance=variance)
+        known = (*known, layer)
+    return tuple(statistics)
+
+
+def _moments_of_blocks(layers, activation, config, query, keys, mask, counted, candidate_mask):
+    """Of the last layer's pre-activation, on this device."""
+
+    def block(query, candidate_mask, keys, mask, counted):
+        keys = jnp.where(mask[..., None], keys, 0).astype(jnp.float32)
+
+        @jax.checkpoint
+        def part(query, candidate_mask):
+            query = jnp.where(candidate_mask[..., None], query, 0).astype(jnp.float32)
+            x = _first_layer(query, keys, layers[0])[1]
+            for below, layer in itertools.pairwise(layers):
+                x = activate(x, below, activation) @ layer.kernel + layer.bias[None]
+            real = (counted[:, :, None] & candidate_mask[:, None]).reshape(-1, 1)
+            number = jnp.sum(real, dtype=jnp.float32)
+            mean = jnp.sum(jnp.where(real, x, 0), axis=0) / jnp.maximum(number, 1)
+            spread = jnp.sum(jnp.where(real, jnp.square(x - mean[None]), 0), axis=0)
+            return _Moments(number, mean, spread), ()
+
+        arrays = (query, candidate_mask)
+        return _blocked(part, arrays, config and config.candidates, axis=1, merge=_merged)
+
+    arrays = (query, candidate_mask, keys, mask, counted)
+    return _blocked(block, arrays, config and config.requests, axis=0, merge=_merged)[0]
+
+
+def _merged(a: _Moments, b: _Moments) -> _Moments:
+    """Of two sets together (Chan, Golub, LeVeque 1979). E[x^2] - E[x]^2 would cancel."""
+    number = a.number + b.number
+    share = b.number / jnp.maximum(number, 1)
+    apart = b.mean - a.mean
+    spread = a.spread + b.spread + jnp.square(apart) * (a.number * share)
+    return _Moments(number, a.mean + apart * share, spread)
+
+
+def _over_devices(
+    own: _Moments, axis_name: str | None
+) -> tuple[Float[Array, " H"], Float[Array, " H"]]:
+    """Mean and variance over all devices."""
+    total = lambda x: x if axis_name is None else jax.lax.psum(x, axis_name)
+    number = jnp.maximum(total(own.number), 1)
+    mean = total(own.number * own.mean) / number
+    spread = total(own.spread + own.number * jnp.square(own.mean - mean))
+    return mean, spread / number
+
+
+def _blocked(
+    f: Callable,
+    arrays: tuple[Array, ...],
+    size: int | None,
+    *,
+    axis: int,
+    merge: Callable | None = None,
+):
+    """Calls `f(*arrays) -> (merged, stacked)` on slices of at most `size` along `axis`.
+
+    The first results are merged (added, by default), starting from zeros; the second are put
+    side by side. Slices that do not come out even are padded with zeros. No size: one call.
     """
     total = arrays[0].shape[axis]
     if size is None or total <= size:
         return f(*arrays)
-    count = -(-total // size)
-    size = -(-total // count)  # Even blocks: the least padding.
+    least = -(-total // size)
+    # Padding copies everything: better up to twice the blocks, if they come out even.
+    count = min(range(least, 2 * least + 1), key=lambda n: -(-total // n) * n - total)
+    size = -(-total // count)
 
     def split(x):
         pad = [(0, count * size - total if i == axis else 0) for i in range(x.ndim)]
@@ -124,21 +223,37 @@ def _blocked(f: Callable, arrays: PyTree[Array], size: int | None, *, axis: int)
         x = x.reshape(*x.shape[:axis], count * size, *x.shape[axis + 2 :])
         return jax.lax.slice_in_dim(x, 0, total, axis=axis)
 
-    def step(sums, block):
-        summed, stacked = f(*block)
-        return jax.tree.map(jnp.add, sums, summed), stacked
+    def step(merged, block):
+        more, stacked = f(*block)
+        return (merge or _added)(merged, more), stacked
 
-    blocks = jax.tree.map(split, arrays)
-    shapes = jax.eval_shape(f, *jax.tree.map(lambda x: x[0], blocks))[0]
+    blocks = tuple(split(x) for x in arrays)
+    shapes = jax.eval_shape(f, *(x[0] for x in blocks))[0]
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    sums, stacked = jax.lax.scan(step, zeros, blocks)
-    return sums, jax.tree.map(join, stacked)
+    merged, stacked = jax.lax.scan(step, zeros, blocks)
+    return merged, jax.tree.map(join, stacked)
 
 
-def _factors(kernel: Float[Array, "4*D H"]) -> tuple[Float[Array, "D H"], ...]:
+def _added(a, b):
+    return jax.tree.map(jnp.add, a, b)
+
+
+def _factors(kernel: Float[Array, "I H"]) -> tuple[Float[Array, "D H"], ...]:
     """The parts of the first kernel that meet q, k and q * k."""
     to_q, to_k, to_difference, to_product = jnp.split(kernel, 4)
     return to_q + to_difference, to_k - to_difference, to_product
+
+
+def _first_layer(query: Float[Array, "B C D"], keys: Float[Array, "B L D"], layer: Layer):
+    """`M_q` of all candidates (B, D, C H), and the layer before its activation (B L C, H)."""
+    (requests, candidates, width), length = query.shape, keys.shape[1]
+    from_q, from_k, from_product = _factors(layer.kernel)
+    units = from_q.shape[1]
+    mixed = from_k[None, :, None] + jnp.einsum("bcd,dh->bdch", query, from_product)
+    mixed = mixed.reshape(requests, width, candidates * units)
+    own = jnp.einsum("bcd,dh->bch", query, from_q) + layer.bias[None, None]
+    x = jnp.einsum("bld,bdx->blx", keys, mixed) + own.reshape(requests, 1, candidates * units)
+    return mixed, x.reshape(requests * length * candidates, units)
 
 
 def _forward(
@@ -147,27 +262,16 @@ def _forward(
     weights: Weights,
     activation: Activation,
 ):
-    """`M_q` (B, D, C H), each layer's input to its activation and result (B L C, H), the scores."""
-    requests, candidates, width = query.shape
-    length, units = keys.shape[1], weights.out_kernel.shape[0]
-    first = weights.layers[0]
-    from_q, from_k, from_product = _factors(first.kernel)
-    units = from_q.shape[1]
-    mixed = jnp.einsum("bcd,dh->bdch", query, from_product) + from_k[None, :, None]
-    mixed = mixed.reshape(requests, width, candidates * units)
-    own = jnp.einsum("bcd,dh->bch", query, from_q) + first.bias[None, None]
-    x = jnp.einsum("bld,bdx->blx", keys, mixed)
-    x = x + own.reshape(requests, 1, candidates * units)
-    x = x.reshape(requests * length * candidates, units)
-    inputs, hidden = [x], [activate(x, first, activation)]
+    """`M_q`, every layer before and after its activation (B L C, H), the scores (B, L, C)."""
+    mixed, x = _first_layer(query, keys, weights.layers[0])
+    inputs, hidden = [x], [activate(x, weights.layers[0], activation)]
     for layer in weights.layers[1:]:
-        x = hidden[-1] @ layer.kernel + layer.bias[None]
-        inputs.append(x)
-        hidden.append(activate(x, layer, activation))
+        inputs.append(hidden[-1] @ layer.kernel + layer.bias[None])
+        hidden.append(activate(inputs[-1], layer, activation))
     score = hidden[-1] @ weights.out_kernel
     if weights.out_bias is not None:
         score = score + weights.out_bias
-    return mixed, inputs, hidden, score.reshape(requests, length, candidates)
+    return mixed, inputs, hidden, score.reshape(keys.shape[0], keys.shape[1], query.shape[1])
 
 
 def _normalized(
@@ -199,19 +303,37 @@ def _backward(
     out_bias = None if weights.out_bias is None else jnp.sum(g_score)
     out_kernel = g_score @ hidden[-1]
     g = g_score[:, None] * weights.out_kernel[None]  # With respect to the current hidden layer.
-    layers = []
-    for i in reversed(range(len(weights.layers))):
-        layer = weights.layers[i]
-        parameters = layer._replace(kernel=None, bias=None)
-        g, parameters = jax.vjp(lambda x, p: activate(x, p, activation), inputs[i], parameters)[1](g)
-        if i > 0:
-            layers.append(parameters._replace(kernel=hidden[i - 1].T @ g, bias=jnp.sum(g, axis=0)))
-            g = g @ layer.kernel.T
 
-    from_q, from_k, from_product = _factors(weights.layers[0].kernel)
-    (requests, candidates, width), length, units = query.shape, keys.shape[1], from_q.shape[1]
+    def through_activation(i, g):
+        rest = weights.layers[i]._replace(kernel=None, bias=None)
+        return jax.vjp(lambda x, rest: activate(x, rest, activation), inputs[i], rest)[1](g)
+
+    to_layers = []
+    for i in reversed(range(1, len(weights.layers))):
+        g, to_rest = through_activation(i, g)
+        to_layers.append(to_rest._replace(kernel=hidden[i - 1].T @ g, bias=jnp.sum(g, axis=0)))
+        g = g @ weights.layers[i].kernel.T
+    g, to_rest = through_activation(0, g)
+    to_query, to_keys_too, kernel, bias = _first_layer_backward(
+        query, keys, mixed, weights.layers[0], g
+    )
+    to_layers.append(to_rest._replace(kernel=kernel, bias=bias))
+    to_weights = Weights(tuple(reversed(to_layers)), out_kernel, out_bias)
+    return to_query, to_keys + to_keys_too, to_weights
+
+
+def _first_layer_backward(
+    query: Float[Array, "B C D"],
+    keys: Float[Array, "B L D"],
+    mixed: Float[Array, "B D X"],
+    layer: Layer,
+    g: Float[Array, "N H"],
+) -> tuple[Float[Array, "B C D"], Float[Array, "B L D"], Float[Array, "4*D H"], Float[Array, " H"]]:
+    """Gradients with respect to query, keys, kernel and bias."""
+    (requests, candidates, width), length, units = query.shape, keys.shape[1], g.shape[1]
+    from_q, _, from_product = _factors(layer.kernel)
     g = g.reshape(requests, length, candidates * units)
-    to_keys = to_keys + jnp.einsum("blx,bdx->bld", g, mixed)
+    to_keys = jnp.einsum("blx,bdx->bld", g, mixed)
     to_mixed = jnp.einsum("bld,blx->bdx", keys, g).reshape(requests, width, candidates, units)
     to_own = jnp.sum(g, axis=1).reshape(requests, candidates, units)
     to_query = jnp.einsum("bch,dh->bcd", to_own, from_q)
@@ -220,5 +342,4 @@ def _backward(
     to_from_k = jnp.sum(to_mixed, axis=(0, 2))
     to_from_product = jnp.einsum("bcd,bdch->dh", query, to_mixed)
     kernel = jnp.concatenate([to_from_q, to_from_k, to_from_q - to_from_k, to_from_product])
-    layers.append(parameters._replace(kernel=kernel, bias=jnp.sum(to_own, axis=(0, 1))))
-    return to_query, to_keys, Weights(tuple(reversed(layers)), out_kernel, out_bias)
+    return to_query, to_keys, kernel, jnp.sum(to_own, axis=(0, 1))

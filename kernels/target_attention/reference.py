@@ -89,8 +89,8 @@ def attention_scores(
 
 
 def activate(
-    x: Float[Array, "*rows H"], layer: Layer, activation: Activation
-) -> Float[Array, "*rows H"]:
+    x: Float[Array, "... H"], layer: Layer, activation: Activation
+) -> Float[Array, "... H"]:
     """The activation after a hidden layer.
 
     PReLU: `max(0, x) + alpha min(0, x)`. Dice: `p x + (1 - p) alpha x`, where
@@ -112,8 +112,8 @@ def activate(
 
 
 def normalized(
-    score: Float[Array, "*rows L"], mask: Bool[Array, "*rows L"], normalize: Normalize
-) -> Float[Array, "*rows L"]:
+    score: Float[Array, "... L"], mask: Bool[Array, "... L"], normalize: Normalize
+) -> Float[Array, "... L"]:
     """Scores to attention weights, over the last axis. An all-masked row gives zeros."""
     if normalize == "softmax":
         score = jax.nn.softmax(jnp.where(mask, score, MASKED), axis=-1)

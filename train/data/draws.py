@@ -14,13 +14,14 @@ _STEP = np.uint64(0x9E3779B97F4A7C15)
 
 def bits(*address: int | np.ndarray) -> np.ndarray:
     """uint64 noise of the broadcast shape of the address' parts."""
-    state = np.zeros(np.broadcast_shapes(*(np.shape(part) for part in address)), np.uint64)
+    shape = np.broadcast_shapes(*(np.shape(part) for part in address))
+    state = np.zeros(shape or 1, np.uint64)
     with np.errstate(over="ignore"):
         for part in address:
             part = np.asarray(part)
             part = part if part.dtype == np.uint64 else part.astype(np.int64).view(np.uint64)
             state = mix((state ^ part) + _STEP)
-    return state
+    return state.reshape(shape)
 
 
 def below(limit: int, *address: int | np.ndarray) -> np.ndarray:
@@ -49,7 +50,7 @@ class UntouchedItems:
         if self._size and per_user.max(initial=0) >= self._size:
             user = int(per_user.argmax())
             raise ValueError(
-                f"User {user} touched all {self._size} items: no negative can be drawn."
+                f"user {user} of the log touched all {self._size} items: no negative can be drawn."
             )
 
     def draw(self, user: np.ndarray, count: int, *address: int | np.ndarray) -> np.ndarray:

@@ -7,6 +7,8 @@ history is a slice of the log, taken when the batch is built. No history is ever
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -63,7 +65,7 @@ class EventLog:
         for group in ("event", "items", "users"):
             names[group] = sorted(getattr(self, group))
             for name in names[group]:
-                np.save(aside / f"{group}.{name}.npy", getattr(self, group)[name])
+                np.save(aside / _file(group, name), getattr(self, group)[name])
         for name in ("offsets", "item", "time"):
             np.save(aside / f"{name}.npy", getattr(self, name))
         (aside / "log.json").write_text(json.dumps({"columns": names, "has_clock": self.has_clock}))
@@ -76,13 +78,17 @@ class EventLog:
         if not (folder / "log.json").is_file():
             raise FileNotFoundError(f"{folder} is not a saved event log (it has no log.json).")
         content = json.loads((folder / "log.json").read_text())
-        read = lambda name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        groups = {
-            group: {name: read(f"{group}.{name}") for name in names}
+        read = lambda file: np.load(folder / file, mmap_mode="r", allow_pickle=False)
+        groups: dict[str, Any] = {
+            group: {name: read(_file(group, name)) for name in names}
             for group, names in content["columns"].items()
         }
-        plain = {name: read(name) for name in ("offsets", "item", "time")}
+        plain: dict[str, Any] = {name: read(f"{name}.npy") for name in ("offsets", "item", "time")}
         return cls(**plain, **groups, has_clock=content["has_clock"])
+
+
+def _file(group: str, name: str) -> str:
+    return f"{group}.{quote(name, safe='')}.npy"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,15 +144,22 @@ def leaks(log: EventLog, requests: Requests) -> np.ndarray:
 
     A history may hold only events before its request: none later than the request's time, and
     none at that very time that is one of the request's own positives. (Other events of the same
-    second are allowed: logs such as MovieLens' record many a second, in order.) Events are in
-    order of time, so the newest visible one decides.
+    second are allowed: logs such as MovieLens' record many a second, in order.)
     """
     starts = log.offsets[requests.user]
     if np.any(requests.cut < 0) or np.any(starts + requests.cut > log.offsets[requests.user + 1]):
         raise ValueError("Requests.cut must lie within each user's events.")
-    newest = np.maximum(starts + requests.cut - 1, 0)
-    positive = np.logical_or.reduce([label > 0 for label in requests.label.values()])
-    own = np.any((requests.candidate == log.item[newest][:, None]) & positive, axis=1)
-    time = log.time[newest]
-    late = (time > requests.time) | ((time == requests.time) & own)
-    return np.flatnonzero((requests.cut > 0) & late)
+    positive = np.zeros(requests.candidate.shape, bool)
+    for label in requests.label.values():
+        positive |= label > 0
+    late = np.zeros(len(requests), bool)
+    # Events are in order of time: look back from the newest until one is older than its request.
+    open_, at = np.flatnonzero(requests.cut > 0), starts + requests.cut - 1
+    while len(open_):
+        item, time = log.item[at[open_]], log.time[at[open_]]
+        own = np.any((requests.candidate[open_] == item[:, None]) & positive[open_], axis=1)
+        same = time == requests.time[open_]
+        late[open_] = (time > requests.time[open_]) | (same & own)
+        at[open_] -= 1
+        open_ = open_[same & ~own & (at[open_] >= starts[open_])]
+    return np.flatnonzero(late)

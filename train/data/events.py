@@ -3,18 +3,23 @@
 Columns: `user_id`, `item_id`; optionally `category_id`, `timestamp` (whole seconds; without it
 the file's order is the time), `behavior`. Every further column is an attribute of the item if
 each item has one value of it, else of the user if each user has one, and is otherwise left out.
-Columns of numbers with a fraction are dense, all others are ids.
+Columns of numbers with a fraction are dense, all others are ids (and so are the known columns).
+Text that is all whole numbers is read as numbers, unless one has leading zeros.
 """
 
+import codecs
 import csv
 import dataclasses
 import gzip
+import io
 from pathlib import Path
+import reprlib
 from typing import Any, Literal, NamedTuple
+import zlib
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
@@ -24,11 +29,15 @@ from .dataset import Dataset
 from .errors import DataError
 from .interactions import Attribute, Interactions
 
+pc: Any = pyarrow.compute  # its functions are made when it is imported
 OnBadRow = Literal["stop", "skip"]
 
 _REQUIRED = ("user_id", "item_id")
 _KNOWN = (*_REQUIRED, "category_id", "timestamp", "behavior")
-_INTEGER = r"^[+-]?\d{1,18}$"
+_FIELDS = {"item": "item_id", "category": "category_id"}
+_SECONDS = r"^-?\d{1,18}$"
+_INTEGER = r"^(0|-?[1-9]\d{0,17})$"
+_DIGITS = r"^-?\d+$"
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 
 
@@ -52,29 +61,29 @@ def load(
       DataError: no such file, not a table, a missing column, a bad row, or too few events.
     """
     path = Path(path)
-    table, bad = _read(path)
-    for column in _REQUIRED:
-        if column not in table.column_names:
-            found = ", ".join(table.column_names)
-            raise DataError(f"{path}: column {column!r} is missing; found {found}.")
-    table, more = _without_bad_rows(table, bad)
+    table, lines, bad = _read(path)
+    _check_columns(path, table.column_names)
+    table, more = _without_bad_rows(table, lines)
     bad = sorted(bad + more)
     if bad and on_bad_row == "stop":
         raise DataError(
             f"{path}: line {bad[0].line}: {bad[0].reason} (--on-bad-row skip passes over it)."
         )
     if table.num_rows == 0:
-        raise DataError(f"{path}: holds no events.")
+        raise DataError(f"{path}: holds no events{f' ({bad[0]})' if bad else ''}.")
+    raw, left_out = _interactions(path, table)
     dataset = interactions.build(
         f"events:{path.name}",
-        _interactions(table),
+        raw,
         max_train_per_user=max_train_per_user,
         row_maps=row_maps,
     )
+    facts = dict(dataset.facts)
     if bad:
-        facts = {**dataset.facts, "rows skipped": len(bad), "first row skipped": str(bad[0])}
-        dataset = dataclasses.replace(dataset, facts=facts)
-    return dataset
+        facts |= {"rows skipped": len(bad), "first row skipped": str(bad[0])}
+    if left_out:
+        facts["columns left out"] = ", ".join(left_out)
+    return dataclasses.replace(dataset, facts=facts)
 
 
 class _BadRow(NamedTuple):
@@ -87,28 +96,64 @@ class _BadRow(NamedTuple):
         return f"line {self.line}: {self.reason}"
 
 
-def _read(path: Path) -> tuple[pa.Table, list[_BadRow]]:
-    """The file as a table, text columns for CSV, and the rows of the wrong width."""
+def _read(path: Path) -> tuple[pa.Table, np.ndarray, list[_BadRow]]:
+    """The file as a table (text columns for CSV), the line of each row, and the rows left out."""
     if not path.is_file():
-        raise DataError(f"{path}: no such file.")
+        raise DataError(f"{path}: {'not a file' if path.exists() else 'no such file'}.")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty.")
     try:
         if path.suffix in (".parquet", ".pq"):
-            return pyarrow.parquet.read_table(path), []
+            table = _plain(pyarrow.parquet.read_table(path))
+            return table, np.arange(2, table.num_rows + 2), []
         return _read_csv(path)
-    except (pa.ArrowInvalid, OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (pa.ArrowException, OSError, EOFError, UnicodeError, csv.Error, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: cannot be read as a table: {reason}") from error
 
 
-def _read_csv(path: Path) -> tuple[pa.Table, list[_BadRow]]:
+def _plain(table: pa.Table) -> pa.Table:
+    """The same table, whichever of Arrow's types for text its writer chose."""
+    columns = []
+    for column in table.columns:
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
+            column = column.cast(pa.string())
+        if pa.types.is_timestamp(column.type):
+            column = column.cast(pa.timestamp("s", column.type.tz), safe=False).cast(pa.int64())
+        if pa.types.is_floating(column.type):
+            column = column.cast(pa.float64())
+            column = pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
+        columns.append(column)
+    return pa.table(columns, names=table.column_names)
+
+
+def _check_columns(path: Path, names: list[str]) -> None:
+    found = ", ".join(names)
+    for name in sorted(set(names)):
+        if names.count(name) > 1:
+            raise DataError(f"{path}: column {name!r} appears twice; found {found}.")
+    for column in _REQUIRED:
+        if column not in names:
+            raise DataError(f"{path}: column {column!r} is missing; found {found}.")
+    for name, taken in _FIELDS.items():
+        if name in names and taken in names:
+            raise DataError(f"{path}: column {name!r} must be renamed: {taken!r} takes its name.")
+
+
+def _read_csv(path: Path) -> tuple[pa.Table, np.ndarray, list[_BadRow]]:
     """Every column as text, so that a bad number is reported with its line."""
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+    with _open(path) as file:
         header = file.readline().decode("utf-8-sig").strip()
-    names = next(csv.reader([header]), [])
-    if len(set(names)) != len(names) or not all(names):
-        raise DataError(f"{path}: the first line must name the columns once each, got {header!r}.")
+        is_all = not file.read(1)
+    names = [name.strip() for name in next(csv.reader([header]), [])]
+    if not names or len(set(names)) != len(names) or not all(names):
+        shown = reprlib.repr(header)
+        raise DataError(f"{path}: the first line must name the columns once each, got {shown}.")
+    if is_all:
+        raise DataError(f"{path}: holds no events.")
+    source, broken = (path, []) if _is_text(path) else _blank_what_is_no_text(path)
     bad: list[_BadRow] = []
 
     def on_wrong_width(row: Any) -> str:
@@ -117,9 +162,9 @@ def _read_csv(path: Path) -> tuple[pa.Table, list[_BadRow]]:
         return "skip"
 
     table = pyarrow.csv.read_csv(
-        path,
+        source,
         # One thread, and empty lines kept, or rows would have no line numbers.
-        read_options=pyarrow.csv.ReadOptions(use_threads=False),
+        read_options=pyarrow.csv.ReadOptions(use_threads=False, skip_rows=1, column_names=names),
         parse_options=pyarrow.csv.ParseOptions(
             invalid_row_handler=on_wrong_width, ignore_empty_lines=False
         ),
@@ -129,13 +174,45 @@ def _read_csv(path: Path) -> tuple[pa.Table, list[_BadRow]]:
             null_values=[""],
         ),
     )
-    return table, bad
+    every = np.arange(2, table.num_rows + len(bad) + 2)
+    lines = np.setdiff1d(every, [row.line for row in bad])
+    return table, lines, bad + broken
 
 
-def _without_bad_rows(table: pa.Table, known: list[_BadRow]) -> tuple[pa.Table, list[_BadRow]]:
+def _open(path: Path) -> Any:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+
+
+def _is_text(path: Path) -> bool:
+    """Whether all of the file is UTF-8."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        with _open(path) as file:
+            while block := file.read(2**20):
+                decoder.decode(block)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _blank_what_is_no_text(path: Path) -> tuple[io.BytesIO, list[_BadRow]]:
+    """The file's content with empty lines in place of those that are not UTF-8."""
+    clean, broken = io.BytesIO(), []
+    with _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                broken.append(_BadRow(number, "is not UTF-8 text"))
+                line = b"\n"
+            clean.write(line)
+    clean.seek(0)
+    return clean, broken
+
+
+def _without_bad_rows(table: pa.Table, lines: np.ndarray) -> tuple[pa.Table, list[_BadRow]]:
     """Drops rows whose ids are missing or whose timestamp is no whole number, and blank lines."""
-    every = np.arange(2, table.num_rows + len(known) + 2)
-    lines = np.setdiff1d(every, [row.line for row in known])
     flags = lambda mask: mask.to_numpy()
     blank = np.ones(table.num_rows, bool)
     for name in table.column_names:
@@ -154,49 +231,63 @@ def _without_bad_rows(table: pa.Table, known: list[_BadRow]) -> tuple[pa.Table, 
     if "timestamp" in table.column_names:
         column = table["timestamp"]
         if pa.types.is_string(column.type):
-            fine = pc.fill_null(pc.match_substring_regex(column, _INTEGER), False)
+            fine = pc.fill_null(pc.match_substring_regex(column, _SECONDS), False)
         else:
             fine = pc.and_(pc.is_valid(column), pa.types.is_integer(column.type))
-        not_whole = lambda row: f"timestamp must be whole seconds, got {column[row].as_py()!r}"
+        shown = lambda row: reprlib.repr(column[row].as_py())
+        not_whole = lambda row: f"timestamp must be whole seconds, got {shown(row)}"
         reject(~flags(fine), not_whole)
     return table.filter(pa.array(usable)), bad
 
 
-def _interactions(table: pa.Table) -> Interactions:
-    user, users = _codes(table["user_id"])
-    item, item_ids = _codes(_typed(table["item_id"]))
+def _interactions(path: Path, table: pa.Table) -> tuple[Interactions, list[str]]:
+    """The events, and the names of the columns that none of their fields holds."""
+
+    def column(name: str, read: Any) -> pa.Array:
+        try:
+            return read(table[name].combine_chunks())
+        except pa.ArrowException as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{path}: column {name!r} cannot be used: {reason}") from error
+
+    user, _ = _codes(column("user_id", _id))
+    item, item_ids = _codes(column("item_id", _id))
     has_clock = "timestamp" in table.column_names
-    time = (
-        table["timestamp"].cast(pa.int64()).to_numpy()
-        if has_clock
-        else np.arange(table.num_rows, dtype=np.int64)
-    )
+    time = np.arange(table.num_rows, dtype=np.int64)
+    if has_clock:
+        time = column("timestamp", lambda values: values.cast(pa.int64())).to_numpy()
     items: list[Attribute] = []
-    user_attributes: list[Attribute] = []
+    users: list[Attribute] = []
     events: list[Attribute] = []
+    left_out: list[str] = []
     for name in table.column_names:
-        column = table[name]
         if name == "behavior":
-            events.append(Attribute(name=name, values=_typed(column), dim=4))
+            events.append(Attribute(name=name, values=column(name, _id), dim=4))
         elif name == "category_id":
-            items.append(Attribute(name="category", values=_first(_typed(column), item)))
-        elif name not in _KNOWN:
-            values = _typed(column)
+            items.append(Attribute(name="category", values=_first(column(name, _id), item)))
+        elif name in _KNOWN:
+            continue
+        elif pa.types.is_nested(table[name].type):
+            left_out.append(name)
+        else:
+            values = column(name, _typed)
             if _constant_within(values, item):
                 items.append(Attribute(name=name, values=_first(values, item)))
             elif _constant_within(values, user):
-                user_attributes.append(Attribute(name=name, values=_first(values, user), dim=8))
-    del users
-    return Interactions(
+                users.append(Attribute(name=name, values=_first(values, user), dim=8))
+            else:
+                left_out.append(name)
+    raw = Interactions(
         user=user,
         item=item,
         time=time,
         item_ids=item_ids,
         items=tuple(items),
-        users=tuple(user_attributes),
+        users=tuple(users),
         events=tuple(events),
         has_clock=has_clock and _looks_like_seconds(time),
     )
+    return raw, left_out
 
 
 def _looks_like_seconds(time: np.ndarray) -> bool:
@@ -207,30 +298,41 @@ def _looks_like_seconds(time: np.ndarray) -> bool:
     return bool(time.max(initial=0) - time.min(initial=0) >= 86_400)
 
 
-def _typed(column: pa.ChunkedArray) -> pa.Array:
-    """Text that is all integers as int64, all numbers as float64; anything else as it is."""
-    values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+def _id(values: pa.Array) -> pa.Array:
+    """Whole numbers, or text that is all whole numbers, as int64; anything else as text."""
+    whole = pa.types.is_integer(values.type)
+    if pa.types.is_floating(values.type):
+        whole = pc.all(pc.equal(values, pc.trunc(values)), min_count=0).as_py()
+    return values.cast(pa.int64()) if whole or _all(values, _INTEGER) else values.cast(pa.string())
+
+
+def _typed(values: pa.Array) -> pa.Array:
+    """Numbers with a fraction as float64; anything else as `_id` reads it."""
+    if pa.types.is_floating(values.type):
+        return values
+    if _all(values, _NUMBER) and not _all(values, _DIGITS):
+        return values.cast(pa.float64())
+    return _id(values)
+
+
+def _all(values: pa.Array, pattern: str) -> bool:
+    """Whether every text that is there matches; false for other types."""
     if not pa.types.is_string(values.type):
-        if pa.types.is_integer(values.type):
-            return values.cast(pa.int64())
-        return values.cast(pa.float64()) if pa.types.is_floating(values.type) else values
-    for pattern, kind in ((_INTEGER, pa.int64()), (_NUMBER, pa.float64())):
-        if pc.all(pc.match_substring_regex(values, pattern), min_count=0).as_py():
-            return values.cast(kind)
-    return values
+        return False
+    return pc.all(pc.match_substring_regex(values, pattern), min_count=0).as_py()
 
 
-def _codes(column: Any) -> tuple[np.ndarray, pa.Array]:
+def _codes(values: pa.Array) -> tuple[np.ndarray, pa.Array]:
     """Integers in order of first appearance, and the values that they stand for."""
-    values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     coded = values.dictionary_encode()
     return coded.indices.to_numpy().astype(np.int64), coded.dictionary
 
 
 def _first(values: pa.Array, owner: np.ndarray) -> pa.Array:
-    """Each owner's first value; owners are 0, 1, 2, ... in order of first appearance."""
-    _, first = np.unique(owner, return_index=True)
-    return values.take(pa.array(first))
+    """Each owner's first value that is not null, if any; owners are 0, 1, 2, ... ."""
+    order = np.lexsort((values.is_null().to_numpy(zero_copy_only=False), owner))
+    _, first = np.unique(owner[order], return_index=True)
+    return values.take(pa.array(order[first]))
 
 
 def _constant_within(values: pa.Array, owner: np.ndarray) -> bool:

@@ -18,8 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...zoo.features import Field, KnownRows, RowMap, Schema, Table, signatures
-from ...zoo.features.record import rows_of
-from ...zoo.features.transforms import TRANSFORMS
+from ...zoo.features.record import numbers_of, rows_of
 from . import draws
 from .dataset import Dataset
 from .errors import DataError
@@ -73,14 +72,15 @@ def build(
     task: str = "click",
     row_maps: dict[str, RowMap] | None = None,
 ) -> Dataset:
-    """Applies the protocol. Raises DataError if no user has three events.
+    """Applies the protocol. Raises DataError if no user has three events, or one touched all items.
 
     `row_maps` are those of an earlier run, for data that its model is to score; by default every
     table gets a vocabulary of the values that training may see.
     """
     if max_train_per_user < 1:
         raise ValueError(f"max_train_per_user must be >= 1, got {max_train_per_user}.")
-    counts = np.bincount(raw.user)
+    num_users = max((len(attribute.values) for attribute in raw.users), default=0)
+    counts = np.bincount(raw.user, minlength=num_users)
     if counts.max(initial=0) < MIN_EVENTS:
         raise DataError(
             f"{name}: every user has fewer than {MIN_EVENTS} events ({len(raw.user)} events of "
@@ -129,7 +129,10 @@ def build(
             label={task: np.ones((len(index), 1), np.float32)},
         )
 
-    untouched = draws.UntouchedItems(log)
+    try:
+        untouched = draws.UntouchedItems(log)
+    except ValueError as error:
+        raise DataError(f"{name}: {error}") from error
     fingerprint = _fingerprint(log)
 
     def judged(requests: Requests, split: int) -> Requests:
@@ -200,11 +203,9 @@ def _read(attribute: Attribute) -> tuple[Field, Any, np.ndarray]:
     values, name = attribute.values, attribute.name
     owners = np.arange(len(values))
     if pa.types.is_floating(values.type):
-        transform = TRANSFORMS[attribute.transform]
-        numbers = transform(values.fill_null(0.0).to_numpy(zero_copy_only=False))
         field = Field(name=name, role="user", kind="dense", transform=attribute.transform)
-        return field, numbers.astype(np.float32), owners
-    if pa.types.is_list(values.type):
+        return field, numbers_of(attribute.transform, values), owners
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         sizes = values.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
         kind = "int" if pa.types.is_integer(values.type.value_type) else "string"
         width = max(1, int(sizes.max(initial=0)))

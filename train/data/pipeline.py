@@ -66,6 +66,8 @@ class TrainingBatches:
         for name, value in (("batch_size", batch_size), ("history", history)):
             if value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}.")
+        if not 0 <= unseen_share < 1:
+            raise ValueError(f"unseen_share must be in [0, 1), got {unseen_share}.")
         self._dataset, self._history, self._seed = dataset, history, seed
         self._unseen_share = unseen_share
         self._negatives = 0

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .schema import Field, Schema
+from .schema import Field, Role, Schema
 
 
 def example_batch(
@@ -21,7 +21,7 @@ def example_batch(
     Ids lie in [1, rows) of their tables. For whole tables; see `zoo.contract` for the layout.
     """
     rng = np.random.default_rng(seed)
-    lead = {
+    lead: dict[Role, tuple[int, ...]] = {
         "user": (batch,),
         "context": (batch,),
         "history": (batch, history),

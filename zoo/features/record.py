@@ -26,15 +26,17 @@ def record_type(schema: Schema) -> "pa.Schema":
     """The Arrow schema of this schema's requests; extra columns in a record are ignored."""
     import pyarrow as pa
 
-    def columns(role) -> list[tuple[str, Any]]:
-        return [(field.raw_name, _arrow_type(field)) for field in schema.role(role)]
+    def struct(role, **more) -> Any:
+        # Fields that read the same raw value share a column.
+        columns = {field.raw_name: _arrow_type(field) for field in schema.role(role)}
+        return pa.struct(list((columns | more).items()))
 
-    history = pa.list_(pa.struct([("time", pa.int64()), *columns("history")]))
+    history = pa.list_(struct("history", time=pa.int64()))
     return pa.schema(
         [
-            ("context", pa.struct([("time", pa.int64()), *columns("context")])),
-            ("user", pa.struct([*columns("user"), ("history", history)])),
-            ("items", pa.list_(pa.struct(columns("candidate")))),
+            ("context", struct("context", time=pa.int64())),
+            ("user", struct("user", history=history)),
+            ("items", pa.list_(struct("candidate"))),
         ]
     )
 
@@ -43,7 +45,8 @@ def _arrow_type(field: Field) -> Any:
     import pyarrow as pa
 
     if field.kind == "dense":
-        return pa.list_(pa.float32(), field.width) if field.width else pa.float32()
+        # float64, because it takes larger integers; the batch is float32.
+        return pa.list_(pa.float64(), field.width) if field.width else pa.float64()
     scalar = pa.int64() if field.value == "int" else pa.string()
     return pa.list_(scalar) if field.kind == "bag" else scalar
 
@@ -59,8 +62,8 @@ def encode(
 
     Args:
       records: `R` requests, an Arrow table of `record_type(schema)` (columns of compatible types
-        are cast) or a list of dicts of that shape. A missing or null value reads as padding (ids)
-        or 0 (numbers).
+        are cast) or a list of dicts of that shape. A null value, or one that a dict lacks, reads as
+        padding (ids) or 0 (numbers; so does NaN).
       schema: what the batch holds.
       row_maps: {table: RowMap}; values that a map does not know become row 1.
       history: the newest so many events are kept.
@@ -79,47 +82,63 @@ def encode(
     if isinstance(records, list):
         try:
             records = pa.Table.from_pylist(records, schema=record_type(schema))
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except (pa.ArrowException, TypeError, OverflowError) as error:
             raise ValueError(f"A request does not fit the schema: {error}") from error
-    records = records.combine_chunks()
-    context, user = _struct(records, "context"), _struct(records, "user")
-    items = _struct(records, "items")
-    events = _child(user, "history")
+    context, user = _column(records, "context"), _column(records, "user")
+    items = _List("items", _column(records, "items"))
+    events = _List("user.history", _child("user", user, "history"))
 
-    item_counts = _counts(items)
-    candidates = max(1, int(item_counts.max(initial=0)))
-    event_counts = np.minimum(_counts(events), history)
-    length = max(1, int(event_counts.max(initial=0)))
-    event_slots = _Slots(events, event_counts, length)
-    item_slots = _Slots(items, item_counts, candidates)
+    event_counts = np.minimum(events.counts, history)
+    event_slots = _Slots(events.ends - event_counts, event_counts)
+    item_slots = _Slots(items.starts, items.counts)
 
-    values = lambda role, field, struct: _values(field, _child(struct, field.raw_name), row_maps)
-    batch: dict[str, Any] = {"user": {}, "context": {}, "history": {}, "candidate": {}}
-    for field in schema.role("user"):
-        batch["user"][field.name] = values("user", field, user)
-    for field in schema.role("context"):
-        batch["context"][field.name] = values("context", field, context)
-    for field in schema.role("history"):
-        batch["history"][field.name] = event_slots.place(values("history", field, events.values))
-    for field in schema.role("candidate"):
-        batch["candidate"][field.name] = item_slots.place(values("candidate", field, items.values))
-    batch["history_mask"] = event_slots.mask
-    batch["candidate_mask"] = item_slots.mask
-    now = _int(_child(context, "time"))
-    then = event_slots.place(_int(_child(events.values, "time")))
-    age = np.clip(now[:, None] - then, 0, 2**31 - 1)
-    batch["history_age"] = np.where(event_slots.mask, age, 0).astype(np.int32)
-    return batch
+    def values(role, struct) -> dict[str, np.ndarray]:
+        child = lambda field: _child(role, struct, field.raw_name)
+        return {field.name: _values(field, child(field), row_maps) for field in schema.role(role)}
+
+    place = lambda slots, columns: {name: slots.place(value) for name, value in columns.items()}
+    now = _seconds("context.time", _child("context", context, "time"))
+    then = _seconds("user.history.time", _child("history", events.values, "time"))
+    age = np.clip(now[:, None] - event_slots.place(then), 0, 2**31 - 1)
+    return {
+        "user": values("user", user),
+        "context": values("context", context),
+        "history": place(event_slots, values("history", events.values)),
+        "candidate": place(item_slots, values("candidate", items.values)),
+        "history_mask": event_slots.mask,
+        "candidate_mask": item_slots.mask,
+        "history_age": np.where(event_slots.mask, age, 0).astype(np.int32),
+    }
+
+
+class _List:
+    """A list column: the values of all its entries, and where each entry's lie among them."""
+
+    def __init__(self, name: str, column: Any):
+        import pyarrow as pa
+
+        if pa.types.is_null(column.type):
+            column = column.cast(pa.list_(pa.null()))
+        if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+            raise ValueError(f"{name} must be a list in a request record, got {column.type}.")
+        # A slice of a column still carries all of the column's values.
+        offsets = np.asarray(column.offsets).astype(np.int64)
+        self.values = column.values.slice(offsets[0], offsets[-1] - offsets[0])
+        self.starts, self.ends = offsets[:-1] - offsets[0], offsets[1:] - offsets[0]
+        null = column.is_null().to_numpy(zero_copy_only=False)
+        self.counts = np.where(null, 0, self.ends - self.starts)
 
 
 class _Slots:
-    """Where the values of a list column go in a (R, width) array: the newest, left-aligned."""
+    """Places values of a list column in a (R, width) array: `counts` of them from `starts`.
 
-    def __init__(self, column: Any, counts: np.ndarray, width: int):
-        ends = np.asarray(column.offsets)[1:] - np.asarray(column.offsets)[0]
+    `width` is by default the largest count, and at least 1.
+    """
+
+    def __init__(self, starts: np.ndarray, counts: np.ndarray, width: int | None = None):
+        width = max(1, int(counts.max(initial=0))) if width is None else width
         self.mask = np.arange(width)[None] < counts[:, None]
-        at = (ends - counts)[:, None] + np.arange(width)[None]
-        self._at = np.where(self.mask, at, 0)
+        self._at = np.where(self.mask, starts[:, None] + np.arange(width)[None], 0)
 
     def place(self, values: np.ndarray) -> np.ndarray:
         shape = self._at.shape + values.shape[1:]
@@ -129,66 +148,71 @@ class _Slots:
         return np.where(mask, values[self._at], np.zeros((), values.dtype))
 
 
-def _struct(records: Any, name: str) -> Any:
-    if name not in records.column_names:
-        raise ValueError(f"A request record needs the column {name!r}, got {records.column_names}.")
+def _column(records: Any, name: str) -> Any:
+    if records.column_names.count(name) != 1:
+        raise ValueError(f"A request record needs one column {name!r}, got {records.column_names}.")
     column = records.column(name)
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def _child(struct: Any, name: str) -> Any:
-    """A field of a struct array, or None if the record does not carry it."""
+def _child(role: str, struct: Any, name: str) -> Any:
+    """A field of a struct array; null where the struct is."""
+    import pyarrow as pa
+
+    if pa.types.is_null(struct.type):
+        return struct
+    if not pa.types.is_struct(struct.type):
+        raise ValueError(f"{role} must hold structs in a request record, got {struct.type}.")
     index = struct.type.get_field_index(name)
-    return None if index < 0 else struct.flatten()[index]
+    if index < 0:
+        raise ValueError(f"The request record lacks {role}.{name}.")
+    return struct.flatten()[index]
 
 
-def _counts(column: Any) -> np.ndarray:
-    if column is None:
-        raise ValueError("A request record needs user.history and items, lists of structs.")
-    return column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+def _seconds(name: str, column: Any) -> np.ndarray:
+    import pyarrow as pa
 
-
-def _int(column: Any) -> np.ndarray:
-    if column is None:
-        raise ValueError("A request record needs context.time and the time of each past event.")
-    return column.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    try:
+        if pa.types.is_timestamp(column.type):
+            column = column.cast(pa.timestamp("s", column.type.tz), safe=False)
+        column = column.cast(pa.int64())
+    except pa.ArrowException as error:
+        raise ValueError(f"{name} cannot be read as whole seconds: {error}") from error
+    return column.fill_null(0).to_numpy(zero_copy_only=False)
 
 
 def _values(field: Field, column: Any, row_maps: dict[str, RowMap]) -> np.ndarray:
     """One value per entry: int32 rows or float32 numbers."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    if column is None:
-        raise ValueError(f"The request record lacks {field.role}.{field.raw_name}.")
+    name = f"{field.role}.{field.raw_name}"
     try:
-        column = column.cast(_arrow_type(field))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        where = f"{field.role}.{field.raw_name}"
+        # Unsafe only in that a large integer may lose its last digits as a number.
+        column = column.cast(_arrow_type(field), safe=field.kind != "dense")
+    except pa.ArrowException as error:
         raise ValueError(
-            f"{where} cannot be read as {field.kind} ({field.value}): {error}"
+            f"{name} cannot be read as {field.kind} ({field.value}): {error}"
         ) from error
     if field.kind == "dense":
-        flat = column.flatten() if field.width else column
-        if field.width and column.null_count:
-            raise ValueError(f"{field.role}.{field.raw_name}: a dense vector must not be null.")
-        numbers = pc.fill_null(flat, 0.0).to_numpy(zero_copy_only=False)
-        numbers = TRANSFORMS[field.transform](numbers.astype(np.float32)).astype(np.float32)
-        return numbers.reshape(-1, field.width) if field.width else numbers
+        if field.width is None:
+            return numbers_of(field.transform, column)
+        flat = column.values.slice(column.offset * field.width, len(column) * field.width)
+        numbers = numbers_of(field.transform, flat).reshape(-1, field.width)
+        null = column.is_null().to_numpy(zero_copy_only=False)
+        return np.where(null[:, None], np.float32(0), numbers)
     if field.kind == "id":
         return rows_of(field.table_name, column, row_maps)
-    counts = np.minimum(_counts(column), field.width)
-    flat_rows = rows_of(field.table_name, column.values, row_maps)
-    return _Bag(column, counts, field.width or 1).place(flat_rows)
+    bags, width = _List(name, column), field.width or 1
+    slots = _Slots(bags.starts, np.minimum(bags.counts, width), width)
+    return slots.place(rows_of(field.table_name, bags.values, row_maps))
 
 
-class _Bag(_Slots):
-    """Slots that keep the first values of a list instead of the newest."""
-
-    def __init__(self, column: Any, counts: np.ndarray, width: int):
-        super().__init__(column, counts, width)
-        starts = np.asarray(column.offsets)[:-1] - np.asarray(column.offsets)[0]
-        self._at = np.where(self.mask, starts[:, None] + np.arange(width)[None], 0)
+def numbers_of(transform: str, column: Any) -> np.ndarray:
+    """float32 numbers of an Arrow column of numbers; nulls and NaN become 0."""
+    numbers = column.cast("float64", safe=False).fill_null(0.0).to_numpy(zero_copy_only=False)
+    with np.errstate(over="ignore"):
+        numbers = np.where(np.isnan(numbers), 0.0, numbers).astype(np.float32)
+    return TRANSFORMS[transform](numbers).astype(np.float32)
 
 
 def rows_of(table: str, column: Any, row_maps: dict[str, RowMap]) -> np.ndarray:

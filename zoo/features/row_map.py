@@ -34,10 +34,13 @@ class HashedRows:
     rows: int
 
     def __post_init__(self):
-        if self.rows <= RESERVED_ROWS:
-            raise ValueError(f"HashedRows.rows must be > {RESERVED_ROWS}, got {self.rows}.")
+        if not RESERVED_ROWS < self.rows < 2**31:
+            raise ValueError(
+                f"HashedRows.rows must be > {RESERVED_ROWS} and fit in int32, got {self.rows}."
+            )
 
     def __call__(self, signatures: np.ndarray) -> np.ndarray:
+        """int32 rows in [2, rows)."""
         buckets = np.uint64(self.rows - RESERVED_ROWS)
         return (mix(signatures) % buckets).astype(np.int32) + np.int32(RESERVED_ROWS)
 
@@ -63,6 +66,7 @@ class KnownRows:
         return RESERVED_ROWS + len(self.signatures)
 
     def __call__(self, signatures: np.ndarray) -> np.ndarray:
+        """int32 rows in [1, rows)."""
         if len(self.signatures) == 0:
             return np.full(np.shape(signatures), UNSEEN_ROW, np.int32)
         at = np.searchsorted(self.signatures, signatures)

@@ -53,13 +53,9 @@ def signatures(slot: str, values: np.ndarray | list) -> np.ndarray:
         for value in flat:
             if not -(2**63) <= value < 2**64:
                 raise TypeError(f"Integer ids must fit in 64 bits, got {value}.")
-        words = np.array([value & (2**64 - 1) for value in flat], np.uint64)
+        words = np.array([int(value) & (2**64 - 1) for value in flat], np.uint64)
         return _integers(seed, words).reshape(array.shape)
-    coded = [_bytes(value) for value in flat]
-    words, lengths = _words(coded)
-    # Texts start from another state than integers, so that "7" and 7 are different values.
-    start = np.full(len(coded), mix(np.array([seed ^ _GOLDEN]))[0], np.uint64)
-    return _fold(start, words, lengths).reshape(array.shape)
+    return _texts(seed, [_bytes(value) for value in flat]).reshape(array.shape)
 
 
 def _integers(seed: np.uint64, values: np.ndarray) -> np.ndarray:
@@ -67,6 +63,20 @@ def _integers(seed: np.uint64, values: np.ndarray) -> np.ndarray:
         if values.dtype != np.uint64:
             values = values.astype(np.int64).view(np.uint64)
         return mix(values + seed * _GOLDEN ^ seed)
+
+
+def _texts(seed: np.uint64, values: list[bytes]) -> np.ndarray:
+    # Texts start from another state than integers, so that "7" and 7 are different values.
+    start = mix(np.array([seed ^ _GOLDEN]))
+    result = np.empty(len(values), np.uint64)
+    # By length to a power of two, or one long text would pad all the others to its length.
+    lengths = np.array([len(value) for value in values])
+    sizes = np.frexp(np.maximum(lengths, 8))[1]
+    for size in np.unique(sizes):
+        of_size = np.flatnonzero(sizes == size)
+        words, lengths = _words([values[i] for i in of_size])
+        result[of_size] = _fold(np.repeat(start, len(of_size)), words, lengths)
+    return result
 
 
 def _bytes(value) -> bytes:

@@ -354,6 +354,21 @@ def test_longer_lists_can_be_retrieved_and_pages_of_any_length_asked_about():
 # --- The controls ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "constants, message",
+    [
+        ({"items": 241}, "items must be a multiple of categories"),
+        ({"test_rounds": 0}, "test_rounds must be >= 1, got 0"),
+        ({"scene_share": (0.5, 0.5)}, "scene_share must have 3 entries"),
+        ({"shared_taste": 1.5}, "shared_taste must be in"),
+        ({"lasting_interests": 9}, "lasting_interests must not exceed"),
+    ],
+)
+def test_impossible_presets_are_refused(constants, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, **constants)
+
+
 def test_every_preset_says_how_it_differs():
     assert set(DIFFERENCES) == set(market.PRESETS)
 

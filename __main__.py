@@ -1,0 +1,5 @@
+"""`python -m recjax`."""
+
+from .cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,540 @@
+import functools
+import itertools
+
+import jax
+from jax import export
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+from recjax.kernels import _dispatch
+from recjax.kernels.target_attention import (
+    api,
+    attention_scores,
+    chunked,
+    moments,
+    target_attention,
+)
+from recjax.kernels.target_attention.cases import CASES, Case
+from testing import assert_close
+
+SMALL = {case.name: case for case in CASES if not case.bench}
+RAGGED = SMALL["ragged"]
+ACTIVATIONS = ("prelu", "sigmoid", "relu", "dice")
+NORMALIZE = ("none", "softmax")
+MODES = list(itertools.product(ACTIVATIONS, NORMALIZE))
+FEW_MODES = [("prelu", "none"), ("dice", "softmax")]
+
+# In blocks that divide neither 5 requests nor 3 candidates, so that both are padded.
+UNEVEN = chunked.Config(requests=4, candidates=2)
+VERSIONS = {name: entry.fn for name, entry in api.IMPLEMENTATIONS.items()}
+VERSIONS["uneven"] = functools.partial(chunked.target_attention, config=UNEVEN)
+
+
+@pytest.fixture(params=VERSIONS)
+def attend(request):
+    return VERSIONS[request.param]
+
+
+# The definition, in float64 NumPy, one loop per candidate. Shares no code with the package.
+
+
+def exact_activation(x, layer, activation):
+    if activation == "sigmoid":
+        return 1 / (1 + np.exp(-x))
+    if activation == "relu":
+        return np.where(x.real > 0, x, 0)
+    if activation == "prelu":
+        return np.where(x.real > 0, x, layer.alpha * x)
+    p = 1 / (1 + np.exp(-(x - layer.mean) / np.sqrt(layer.variance + 1e-8)))
+    return p * x + (1 - p) * layer.alpha * x
+
+
+def exact_scores(query, keys, mask, weights, activation, normalize):
+    dtype = np.result_type(query, keys, *jax.tree.leaves(weights))  # complex for a gradient
+    out = np.zeros((*query.shape[:2], keys.shape[1]), dtype)
+    for c in range(query.shape[1]):
+        q = np.broadcast_to(query[:, c : c + 1], keys.shape)
+        h = np.concatenate([q, keys, q - keys, q * keys], axis=-1)
+        for layer in weights.layers:
+            h = exact_activation(h @ layer.kernel + layer.bias, layer, activation)
+        score = h @ weights.out_kernel + (0 if weights.out_bias is None else weights.out_bias)
+        if normalize == "none":
+            out[:, c] = score * mask
+            continue
+        for b in range(len(query)):
+            e = np.exp(score[b, mask[b]] - score[b, mask[b]].real.max(initial=-np.inf))
+            out[b, c, mask[b]] = e / e.sum()
+    return out
+
+
+def exact(query, keys, mask, weights, activation, normalize):
+    scores = exact_scores(query, keys, mask, weights, activation, normalize)
+    return np.einsum("bcl,bld->bcd", scores, keys)
+
+
+def float64(query, keys, mask, weights):
+    to = lambda x: np.asarray(x, np.float64)
+    return to(query), to(keys), np.asarray(mask), jax.tree.map(to, weights)
+
+
+def exact_gradients(query, keys, mask, weights, g, activation, normalize):
+    """Of sum(out * g), each entry by a complex step: f(x + ih).imag / h has no cancellation."""
+    step = 1e-30
+
+    def derivative(f, x, index):
+        x = x.astype(np.complex128)
+        x[index] += 1j * step
+        out = exact(*f(x), activation, normalize)
+        return np.sum(out.imag / step * g, axis=-1)  # (B, C)
+
+    to_query, to_keys = np.zeros_like(query), np.zeros_like(keys)
+    for d in range(query.shape[2]):  # All candidates at once: each has its own output.
+        moved = derivative(lambda q: (q, keys, mask, weights), query, np.s_[:, :, d])
+        to_query[:, :, d] = moved
+    for i in np.ndindex(keys.shape[1:]):  # All requests at once, likewise.
+        moved = derivative(lambda k: (query, k, mask, weights), keys, np.s_[:, *i])
+        to_keys[:, *i] = moved.sum(axis=1)
+    leaves, tree = jax.tree.flatten(weights)
+    to_leaves = [np.zeros_like(leaf) for leaf in leaves]
+    for n, leaf in enumerate(leaves):
+        put = lambda x, n=n: tree.unflatten([*leaves[:n], x, *leaves[n + 1 :]])
+        for i in np.ndindex(leaf.shape):
+            moved = derivative(lambda x: (query, keys, mask, put(x)), leaf, i)
+            to_leaves[n][i] = moved.sum()
+    return to_query, to_keys, tree.unflatten(to_leaves)
+
+
+def clear_of_kinks(args, activation):
+    """Float32 may take the other branch of ReLU and PReLU where a sum is within rounding of 0."""
+    query, keys, _, weights = args
+    smallest = np.inf
+    for c in range(query.shape[1]):
+        q = np.broadcast_to(query[:, c : c + 1], keys.shape)
+        h = np.concatenate([q, keys, q - keys, q * keys], axis=-1)
+        for layer in weights.layers:
+            x = h @ layer.kernel + layer.bias
+            smallest = min(smallest, np.min(np.abs(x), initial=np.inf))
+            h = exact_activation(x, layer, activation)
+    return smallest > 5e-6
+
+
+def used(weights, activation, normalize):
+    """Without what these modes do not use."""
+    unused = {"prelu": ("mean", "variance"), "dice": ()}.get(
+        activation, ("alpha", "mean", "variance")
+    )
+    layers = tuple(x._replace(**dict.fromkeys(unused)) for x in weights.layers)
+    out_bias = weights.out_bias if normalize == "none" else None
+    return weights._replace(layers=layers, out_bias=out_bias)
+
+
+@functools.cache
+def gradient_case(name, activation, normalize, dtype=jnp.float32):
+    """Arguments, a random cotangent, and what the gradients must be."""
+    for seed in itertools.count():
+        query, keys, mask, weights = SMALL[name].inputs(dtype, seed)
+        weights = used(weights, activation, normalize)
+        args = float64(query, keys, mask, weights)
+        if activation in ("sigmoid", "dice") or clear_of_kinks(args, activation):
+            break
+    g = jnp.asarray(np.random.default_rng(1).normal(size=query.shape), dtype)
+    return (
+        (query, keys, mask, weights),
+        g,
+        exact_gradients(*args, np.asarray(g, np.float64), activation, normalize),
+    )
+
+
+@functools.cache
+def jit(attend, activation, normalize):
+    return jax.jit(functools.partial(attend, activation=activation, normalize=normalize))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def value_and_gradients(attend, args, g, activation, normalize):
+    """The output, and the gradients of sum(out * g) with respect to query, keys and weights."""
+    query, keys, mask, weights = args
+    f = lambda q, k, w: attend(q, k, mask, w, activation=activation, normalize=normalize)
+    out, pull = jax.vjp(f, query, keys, weights)
+    return out, pull(g.astype(out.dtype))
+
+
+def flat(weights):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(weights)])
+
+
+def assert_gradients_close(actual, expected, normalize):
+    """The weights' on one scale: the sums of a bias or a slope may happen to cancel."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    # Gradients through a softmax are differences of near-equal terms: 16 units.
+    ulps = 4 if normalize == "none" else 16
+    assert_close(actual[:2], expected[:2], ulps=ulps)
+    assert_close(flat(actual[2]), flat(expected[2]), ulps=ulps)
+
+
+# Every mode once; then other shapes, and blocks that are padded, in two modes.
+RUNS = [(version, "ragged", *mode) for version in api.IMPLEMENTATIONS for mode in MODES]
+RUNS += [("uneven", "ragged", *mode) for mode in FEW_MODES]
+RUNS += [("chunked", "long", *mode) for mode in FEW_MODES]
+RUNS += [
+    (version, case, *mode)
+    for version in api.IMPLEMENTATIONS
+    for case in ("one_behaviour", "no_history", "three_layers")
+    for mode in FEW_MODES
+]
+
+
+@pytest.mark.parametrize(("version", "case", "activation", "normalize"), RUNS)
+def test_values_and_gradients_match_definition(version, case, activation, normalize):
+    args, g, expected = gradient_case(case, activation, normalize)
+    out, gradients = value_and_gradients(VERSIONS[version], args, g, activation, normalize)
+    assert_close(out, exact(*float64(*args), activation, normalize))
+    assert_gradients_close(gradients, expected, normalize)
+
+
+@pytest.mark.parametrize(("activation", "normalize"), MODES)
+def test_bfloat16_computes_in_float32(attend, activation, normalize):
+    args = RAGGED.inputs(jnp.bfloat16)
+    out = jit(attend, activation, normalize)(*args)
+    assert out.dtype == jnp.bfloat16
+    # One rounding at the end: half a unit. Sums in bfloat16 would be off by several.
+    assert_close(out, exact(*float64(*args), activation, normalize), ulps=0.51)
+
+
+def test_bfloat16_gradients(attend):
+    args, g, expected = gradient_case("ragged", "prelu", "softmax", jnp.bfloat16)
+    _, gradients = value_and_gradients(attend, args, g, "prelu", "softmax")
+    assert gradients[0].dtype == gradients[1].dtype == jnp.bfloat16
+    assert_gradients_close(gradients, expected, "softmax")
+
+
+@pytest.mark.parametrize("normalize", NORMALIZE)
+def test_scores_match_definition_and_are_what_pools(normalize):
+    query, keys, mask, weights = RAGGED.inputs()
+    args = (query, keys, mask, weights)
+    scores = attention_scores(*args, activation="dice", normalize=normalize)
+    assert_close(scores, exact_scores(*float64(*args), "dice", normalize))
+    pooled = jnp.einsum("bcl,bld->bcd", scores, keys)
+    assert_close(target_attention(*args, activation="dice", normalize=normalize), pooled)
+
+
+@pytest.mark.parametrize("normalize", NORMALIZE)
+def test_padding_and_its_side_do_not_matter(attend, normalize):
+    query, keys, mask, weights = RAGGED.inputs()
+    attend = jit(attend, "prelu", normalize)
+    rows = np.asarray(keys), np.asarray(mask)
+    expected = attend(query, keys, mask, weights)
+    for before, after in ((0, 4), (4, 0), (2, 2)):
+        wide = np.pad(rows[0], ((0, 0), (before, after), (0, 0)), constant_values=3.0)
+        real = np.pad(rows[1], ((0, 0), (before, after)))
+        assert_close(attend(query, jnp.asarray(wide), jnp.asarray(real), weights), expected)
+    # Holes closed: the real behaviours first, the order kept.
+    order = np.argsort(~rows[1], axis=1, kind="stable")
+    packed = np.take_along_axis(rows[0], order[..., None], axis=1)
+    real = np.take_along_axis(rows[1], order, axis=1)
+    assert not np.array_equal(real, rows[1])
+    assert_close(attend(query, jnp.asarray(packed), jnp.asarray(real), weights), expected)
+
+
+@pytest.mark.parametrize("normalize", NORMALIZE)
+@pytest.mark.parametrize("poison", [1e9, np.nan, np.inf])
+def test_what_masked_keys_hold_goes_nowhere(attend, poison, normalize):
+    (query, keys, mask, weights), g, _ = gradient_case("ragged", "prelu", normalize)
+    poisoned = jnp.where(mask[..., None], keys, poison)
+    clean = value_and_gradients(attend, (query, keys, mask, weights), g, "prelu", normalize)
+    got = value_and_gradients(attend, (query, poisoned, mask, weights), g, "prelu", normalize)
+    assert all(map(np.array_equal, jax.tree.leaves(got), jax.tree.leaves(clean)))
+    assert not np.asarray(got[1][1])[~np.asarray(mask)].any()
+
+
+@pytest.mark.parametrize("normalize", NORMALIZE)
+def test_empty_histories_give_zeros_and_finite_gradients(attend, normalize):
+    query, keys, mask, weights = RAGGED.inputs()
+    args = (query, keys, jnp.zeros_like(mask), weights)
+    out, gradients = value_and_gradients(attend, args, jnp.ones(query.shape), "dice", normalize)
+    assert not out.any()
+    assert all(not leaf.any() for leaf in jax.tree.leaves(gradients))  # NaN is true
+
+
+@pytest.mark.parametrize("normalize", NORMALIZE)
+def test_candidates_at_once_equal_one_by_one(attend, normalize):
+    query, keys, mask, weights = RAGGED.inputs()
+    attend = jit(attend, "sigmoid", normalize)
+    at_once = attend(query, keys, mask, weights)
+    for c in range(query.shape[1]):
+        assert_close(attend(query[:, c : c + 1], keys, mask, weights), at_once[:, c : c + 1])
+
+
+def test_vmap_equals_a_loop(attend):
+    args, g, _ = gradient_case("ragged", "prelu", "softmax")
+    query, keys, mask, weights = args
+    stacked = [jnp.stack([x, x[::-1]]) for x in (query, keys, mask)]
+    f = lambda q, k, m: value_and_gradients(attend, (q, k, m, weights), g, "prelu", "softmax")
+    batched = jax.vmap(f)(*stacked)
+    for i in range(2):
+        assert_close(jax.tree.map(lambda x, i=i: x[i], batched), f(*(x[i] for x in stacked)))
+
+
+def test_pmap_equals_jit(attend):
+    case = Case(name="pmap", batch=4, candidates=3, length=7, width=3, units=(5, 4))
+    query, keys, mask, weights = case.inputs()
+    g = jnp.ones(query.shape)
+    expected = value_and_gradients(attend, (query, keys, mask, weights), g, "prelu", "none")
+
+    def local(query, keys, mask, weights):
+        args = (query, keys, mask, weights)
+        out, (*own, shared) = value_and_gradients(attend, args, g[:2], "prelu", "none")
+        return out, (*own, jax.lax.psum(shared, "devices"))
+
+    split = lambda x: x.reshape(2, 2, *x.shape[1:])
+    f = jax.pmap(local, axis_name="devices", in_axes=(0, 0, 0, None), devices=jax.devices()[:2])
+    out, (to_query, to_keys, to_weights) = f(split(query), split(keys), split(mask), weights)
+    join = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])
+    got = jax.tree.map(jnp.asarray, (join(out), (join(to_query), join(to_keys))))
+    assert_close(got, (expected[0], expected[1][:2]))
+    assert_close(jax.tree.map(lambda x: x[0], to_weights), expected[1][2])
+
+
+def test_export_with_a_symbolic_batch(attend):
+    (query, keys, mask, weights), g, _ = gradient_case("ragged", "prelu", "softmax")
+    f = jax.jit(
+        lambda q, k, m, g: value_and_gradients(attend, (q, k, m, weights), g, "prelu", "softmax")
+    )
+    batch = export.symbolic_shape("batch")[0]
+    arrays = (query, keys, mask, g)
+    shapes = [jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) for x in arrays]
+    exported = export.export(f)(*shapes)
+    for size in (1, 4):
+        part = [x[:size] for x in arrays]
+        assert_close(exported.call(*part), f(*part))
+
+
+def test_memory_of_a_step_does_not_grow_with_the_batch():
+    def temporary(batch):
+        case = Case(name="memory", batch=batch, candidates=2, length=20, width=8, units=(16, 8))
+        args = case.inputs()
+        f = lambda *args: value_and_gradients(
+            chunked.target_attention, args, jnp.ones_like(args[0]), "prelu", "none"
+        )
+        analysis = jax.jit(f).lower(*args).compile().memory_analysis()
+        return analysis.temp_size_in_bytes, sum(x.nbytes for x in jax.tree.leaves(args))
+
+    (small, small_inputs), (large, large_inputs) = temporary(40), temporary(400)
+    # Without blocks: the hidden layers, 20 times the keys. With them: a copy of the inputs at most.
+    assert large - small < 2 * (large_inputs - small_inputs)
+
+
+# Statistics.
+
+
+def exact_moments(query, keys, mask, candidate_mask, weights, activation, padding=False):
+    """Over the real pairs, gathered into one list."""
+    keys = np.where(mask[..., None], keys, 0)
+    counted = np.ones_like(mask) if padding else mask
+    rows = []
+    for b, c, t in np.ndindex(len(query), query.shape[1], keys.shape[1]):
+        if candidate_mask[b, c] and counted[b, t]:
+            q, k = query[b, c], keys[b, t]
+            rows.append(np.concatenate([q, k, q - k, q * k]))
+    h, statistics = np.array(rows), []
+    for layer in weights.layers:
+        x = h @ layer.kernel + layer.bias
+        mean, variance = x.mean(axis=0), x.var(axis=0)
+        statistics.append((mean, variance))
+        h = exact_activation(x, layer._replace(mean=mean, variance=variance), activation)
+    return tuple(statistics)
+
+
+CANDIDATES = np.array([[1, 1, 0], [1, 0, 1], [1, 1, 1], [0, 0, 0], [1, 1, 1]], bool)
+# A block of 19 requests takes them all; blocks of 4 x 2 leave padding on both axes.
+CONFIGS = {"default": None, "uneven": UNEVEN}
+
+
+@pytest.fixture(params=CONFIGS)
+def blocks(request, monkeypatch):
+    if CONFIGS[request.param] is not None:
+        monkeypatch.setattr(chunked, "heuristic", lambda *sizes: CONFIGS[request.param])
+
+
+@pytest.mark.parametrize("padding", [False, True])
+@pytest.mark.parametrize("activation", ["dice", "prelu"])
+def test_moments_match_definition(blocks, activation, padding):
+    query, keys, mask, weights = RAGGED.inputs()
+    poisoned = jnp.where(mask[..., None], keys, np.nan)
+    absent = jnp.where(CANDIDATES[..., None], query, np.nan)
+    f = functools.partial(moments, activation=activation, stats_include_padding=padding)
+    got = jax.jit(f)(absent, poisoned, mask, jnp.asarray(CANDIDATES), weights)
+    args = float64(query, keys, mask, weights)
+    assert_close(got, exact_moments(*args[:3], CANDIDATES, args[3], activation, padding))
+
+
+def test_moments_do_not_cancel(blocks):
+    """A mean of 1000 deviations: E[x^2] - E[x]^2 would lose the variance."""
+    query, keys, mask, weights = RAGGED.inputs()
+    far = weights.layers[0]._replace(bias=jnp.full(5, 1000.0))
+    weights = weights._replace(layers=(far,), out_kernel=jnp.ones(5))
+    ((_, variance),) = moments(query, keys, mask, jnp.asarray(CANDIDATES), weights)
+    args = float64(query, keys, mask, weights)
+    ((_, expected),) = exact_moments(*args[:3], CANDIDATES, args[3], "dice")
+    # Each value near 1000 is itself rounded by 3e-5: 1e-4 is what is left of the variance.
+    assert np.max(np.abs(variance - expected) / expected) < 1e-4
+
+
+def naive_moments(query, keys, mask, candidate_mask, weights):
+    """Dice's statistics from the whole concatenation, for its gradient."""
+    real = (candidate_mask[:, :, None] & mask[:, None])[..., None]
+    q, k = jnp.broadcast_arrays(query[:, :, None], keys[:, None])
+    h, statistics = jnp.concatenate([q, k, q - k, q * k], axis=-1), []
+    for layer in weights.layers:
+        x = h @ layer.kernel + layer.bias[None, None, None]
+        mean = jnp.sum(x * real, axis=(0, 1, 2)) / jnp.sum(real)
+        apart = x - mean[None, None, None]
+        variance = jnp.sum(jnp.square(apart) * real, axis=(0, 1, 2)) / jnp.sum(real)
+        p = jax.nn.sigmoid(apart / jnp.sqrt(variance + 1e-8)[None, None, None])
+        h = p * x + (1 - p) * layer.alpha[None, None, None] * x
+        statistics.append((mean, variance))
+    return tuple(statistics)
+
+
+def dice_loss(f, attend, query, keys, weights, mask, g):
+    """Dice with batch statistics: the moments, then the op."""
+    statistics = f(query, keys, mask, jnp.asarray(CANDIDATES), weights)
+    layers = zip(weights.layers, statistics, strict=True)
+    layers = tuple(x._replace(mean=m, variance=v) for x, (m, v) in layers)
+    weights = weights._replace(layers=layers)
+    out = attend(query, keys, mask, weights, activation="dice", normalize="none")
+    return jnp.sum(out * g)
+
+
+def test_gradient_through_batch_statistics(blocks):
+    query, keys, mask, weights = RAGGED.inputs()
+    layers = tuple(x._replace(mean=None, variance=None) for x in weights.layers)
+    weights = weights._replace(layers=layers)
+    g = jnp.cos(jnp.arange(query.size, dtype=jnp.float32)).reshape(query.shape)
+    loss = lambda f, attend: functools.partial(dice_loss, f, attend, mask=mask, g=g)
+    grad = lambda f, attend: jax.jit(jax.grad(loss(f, attend), argnums=(0, 1, 2)))
+    got = grad(moments, chunked.target_attention)(query, keys, weights)
+    with jax.numpy_dtype_promotion("standard"), jax.enable_x64(True):
+        arrays = float64(query, keys, mask, weights)
+        to64 = functools.partial(jax.tree.map, jnp.asarray)
+        args = to64((arrays[0], arrays[1], arrays[3]))
+        naive = lambda q, k, m, w, **options: naive_attention(q, k, m, w)
+        expected = jax.grad(loss(naive_moments, naive), argnums=(0, 1, 2))(*args)
+        expected = jax.tree.map(np.asarray, expected)
+    # Centring subtracts near-equal sums: 16 units.
+    assert_close(got, expected, ulps=16)
+
+
+def naive_attention(query, keys, mask, weights):
+    q, k = jnp.broadcast_arrays(query[:, :, None], keys[:, None])
+    h = jnp.concatenate([q, k, q - k, q * k], axis=-1)
+    for layer in weights.layers:
+        row = lambda x: x[None, None, None]
+        x = h @ layer.kernel + row(layer.bias)
+        p = jax.nn.sigmoid((x - row(layer.mean)) / jnp.sqrt(row(layer.variance) + 1e-8))
+        h = p * x + (1 - p) * row(layer.alpha) * x
+    score = (h @ weights.out_kernel + weights.out_bias) * mask[:, None]
+    return jnp.einsum("bcl,bld->bcd", score, keys)
+
+
+def test_moments_over_devices():
+    case = Case(name="pmap", batch=4, candidates=3, length=7, width=3, units=(5, 4))
+    query, keys, mask, weights = case.inputs()
+    real = jnp.asarray(CANDIDATES[:4])
+    split = lambda x: x.reshape(2, 2, *x.shape[1:])
+    f = functools.partial(moments, axis_name="devices")
+    devices = jax.devices()[:2]
+    f = jax.pmap(f, axis_name="devices", in_axes=(0, 0, 0, 0, None), devices=devices)
+    got = f(split(query), split(keys), split(mask), split(real), weights)
+    expected = moments(query, keys, mask, real, weights)
+    for device in range(2):
+        assert_close(jax.tree.map(lambda x, d=device: x[d], got), expected)
+
+
+def test_moments_without_any_pair_are_zero(blocks):
+    query, keys, mask, weights = RAGGED.inputs()
+    nobody = jnp.zeros(CANDIDATES.shape, bool)
+    f = lambda query: moments(query, keys, mask, nobody, weights)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(f(query)))
+    sums = lambda query: sum(jnp.sum(x) for x in jax.tree.leaves(f(query)))
+    assert not jax.grad(sums)(query).any()  # NaN is true
+
+
+# What is refused.
+
+
+@pytest.fixture
+def unchecked_types():
+    """In tests jaxtyping would refuse these calls first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"activation": "tanh"}, r"activation must be one of .*, got 'tanh'"),
+        ({"normalize": "l1"}, r"normalize must be one of .*, got 'l1'"),
+        ({"implementation": "cuda"}, r"implementation must be None or one of .*, got 'cuda'"),
+        ({"query": np.zeros((5, 3), "f")}, r"query must have 3 axes, got shape \(5, 3\)"),
+        (
+            {"keys": np.zeros((5, 7, 4), "f")},
+            r"keys must have shape \(5, 7, 3\), got \(5, 7, 4\)",
+        ),
+        ({"keys": np.zeros((5, 7, 3), "f2")}, "keys must be float32, got float16"),
+        ({"query": np.zeros((5, 3, 3), "i4")}, "query must be float32 or bfloat16, got int32"),
+        ({"mask": np.zeros((5, 7), "f")}, "mask must be bool, got float32"),
+        ({"mask": np.zeros((7, 5), bool)}, r"mask must have shape \(5, 7\), got \(7, 5\)"),
+        ({"layers": ()}, "weights.layers must hold at least one layer, got none"),
+        (
+            {"first": {"kernel": np.zeros((6, 5), "f")}},
+            r"weights.layers\[0\].kernel must have shape \(12, 5\), got \(6, 5\)",
+        ),
+        ({"first": {"alpha": None}}, r"weights.layers\[0\].alpha is needed by 'prelu', got None"),
+        (
+            {"out_kernel": np.zeros(5, "f")},
+            r"weights.out_kernel must have shape \(4,\), got \(5,\)",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_refusals_name_argument_rule_and_value(unchecked_types, change, message):
+    query, keys, mask, weights = RAGGED.inputs()
+    if "first" in change:
+        first = weights.layers[0]._replace(**change.pop("first"))
+        weights = weights._replace(layers=(first, *weights.layers[1:]))
+    for field in ("layers", "out_kernel"):
+        if field in change:
+            weights = weights._replace(**{field: change.pop(field)})
+    arguments = {"query": query, "keys": keys, "mask": mask, "weights": weights}
+    arguments |= {"activation": "prelu", "normalize": "none"} | change
+    with pytest.raises(ValueError, match=message):
+        target_attention(**arguments)
+
+
+def test_moments_check_their_arguments(unchecked_types):
+    query, keys, mask, weights = RAGGED.inputs()
+    with pytest.raises(ValueError, match=r"candidate_mask must have shape \(5, 3\), got \(5, 7\)"):
+        moments(query, keys, mask, mask, weights)
+
+
+def test_a_forced_implementation_never_falls_back():
+    never = _dispatch.Implementation(lambda x: x, lambda x: "needs a Hopper GPU")
+    table = {"fast": never, "plain": _dispatch.Implementation(lambda x: x + 1)}
+    assert _dispatch.dispatch(table, None, 1) == 2
+    assert _dispatch.dispatch(table, "plain", 1) == 2
+    with pytest.raises(NotImplementedError, match="fast: needs a Hopper GPU"):
+        _dispatch.dispatch(table, "fast", 1)
+    with pytest.raises(NotImplementedError, match="fast: needs a Hopper GPU"):
+        _dispatch.dispatch({"fast": never}, None, 1)
+
+
+def test_implementation_is_forced_by_name():
+    *args, weights = RAGGED.inputs()
+    for name, entry in api.IMPLEMENTATIONS.items():
+        options = {"activation": "prelu", "normalize": "none"}
+        got = target_attention(*args, weights, **options, implementation=name)
+        assert np.array_equal(got, entry.fn(*args, weights, **options))

@@ -1,0 +1,275 @@
+"""Runs: reproducible, resumable bit for bit, selected on validation alone."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from recjax.train import checkpoints, loop, run
+from recjax.train.data.sources import open_source
+from recjax.train.defaults import model_config
+from recjax.train.launch import evaluate_run
+from recjax.train.loop import count_rows, fit
+from recjax.train.settings import Settings
+from recjax.zoo import mlp
+
+SETTINGS = Settings(epochs=2, batch_size=512, history=16, checkpoint_every=7)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return open_source("market:tiny")
+
+
+@pytest.fixture(scope="module")
+def config(data):
+    return model_config(mlp, data.schema, {"tower_units": (8,)})
+
+
+@pytest.fixture(scope="module")
+def reference(data, config, tmp_path_factory):
+    """An uninterrupted run: its folder and results."""
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    return folder, fit(mlp, config, data, SETTINGS, folder, quiet=True)
+
+
+def arrays(folder, kind="last"):
+    """Every array of the newest checkpoint, by name."""
+    import orbax.checkpoint as ocp
+
+    newest = max((p for p in (folder / "checkpoints" / kind).iterdir()), key=lambda p: int(p.name))
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(newest.absolute() / "arrays")
+    return newest.name, {name: np.asarray(value) for name, value in tree.items()}
+
+
+def assert_same_bits(folder, other, kind="last"):
+    (step, one), (other_step, two) = arrays(folder, kind), arrays(other, kind)
+    assert step == other_step and one.keys() == two.keys()
+    for name, value in one.items():
+        assert value.dtype == two[name].dtype and value.tobytes() == two[name].tobytes(), name
+
+
+def judged(results):
+    """What must not depend on the clock."""
+    return {key: results[key] for key in ("validation", "test", "parameters")}
+
+
+def test_a_run_leaves_its_folder(reference, data):
+    folder, results = reference
+    assert json.loads((folder / "metrics.json").read_text()) == results
+    assert {"auc", "gauc", "logloss"} <= results["validation"].keys() & results["test"].keys()
+    assert results["train"]["examples"] == 2 * data.train.examples
+    assert results["train"]["epochs"] == 2
+    assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(folder.rglob("*partial*"))
+    assert results["schema_hash"] == data.schema.hash
+    rows = sum(table.rows * table.dim for table in data.schema.tables)
+    assert results["parameters"] > rows
+
+
+def test_same_seed_same_bits_other_seed_other_bits(reference, data, config, tmp_path):
+    folder, results = reference
+    again = fit(mlp, config, data, SETTINGS, tmp_path / "again", quiet=True)
+    assert judged(again) == judged(results)
+    assert_same_bits(folder, tmp_path / "again")
+    other = dataclasses.replace(SETTINGS, seed=1, epochs=1)
+    differs = fit(mlp, config, data, other, tmp_path / "other", quiet=True)
+    assert differs["validation"]["auc"] != results["validation"]["auc"]
+
+
+@pytest.mark.parametrize("at", [3, 8, 20])
+def test_interrupted_and_resumed_ends_with_the_same_bits(
+    reference, data, config, tmp_path, monkeypatch, at
+):
+    folder, results = reference
+    genuine, count = loop._Trainer._step, 0
+
+    def failing(*args):
+        nonlocal count
+        count += 1
+        if count > at:
+            raise KeyboardInterrupt
+        return genuine(*args)
+
+    monkeypatch.setattr(loop._Trainer, "_step", failing)
+    with pytest.raises(KeyboardInterrupt):
+        fit(mlp, config, data, SETTINGS, tmp_path / "run", quiet=True)
+    monkeypatch.undo()
+    resumed = fit(mlp, config, data, SETTINGS, tmp_path / "run", resume=True, quiet=True)
+    assert judged(resumed) == judged(results)
+    assert resumed["train"]["examples"] == results["train"]["examples"]
+    assert_same_bits(folder, tmp_path / "run")
+    assert_same_bits(folder, tmp_path / "run", "best")
+
+
+def test_killed_and_resumed_ends_with_the_same_bits(tmp_path):
+    """The real thing: another process, SIGKILL at some moment from its first checkpoint on."""
+    command = [sys.executable, "-m", "recjax", "train", "mlp", "--data", "market:tiny"]
+    command += ["--epochs", "2", "--batch-size", "256", "--set", "checkpoint_every=5"]
+    command += ["--set", "tower_units=8", "--out"]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+
+    def run_it(*more):
+        done = subprocess.run([*command, *more], capture_output=True, env=environment, timeout=300)
+        assert done.returncode == 0, done.stderr.decode()
+
+    run_it(str(tmp_path / "whole"))
+
+    killed = tmp_path / "killed"
+    child = subprocess.Popen([*command, str(killed)], stderr=subprocess.DEVNULL, env=environment)
+    while not (killed / "checkpoints").exists():
+        assert child.poll() is None, "it ended before its first checkpoint"
+        time.sleep(0.01)
+    time.sleep(np.random.default_rng().uniform(0, 0.5))
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not (killed / "metrics.json").exists()
+
+    run_it(str(killed), "--resume")
+    assert_same_bits(tmp_path / "whole", killed)
+    one, two = (
+        json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("whole", "killed")
+    )
+    assert judged(one) == judged(two)
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_used(
+    reference, data, config, tmp_path
+):
+    folder, results = reference
+    half = dataclasses.replace(SETTINGS, epochs=2)
+    fit(mlp, config, data, half, tmp_path / "run", quiet=True)
+    newest = max((tmp_path / "run/checkpoints/last").iterdir(), key=lambda p: int(p.name))
+    victim = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    victim.write_bytes(victim.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match=f"{newest.name} is damaged: .* bytes, expected"):
+        again = fit(mlp, config, data, half, tmp_path / "run", resume=True, quiet=True)
+    assert judged(again) == judged(results)
+    assert_same_bits(folder, tmp_path / "run")
+
+
+def test_test_labels_are_never_seen_before_the_end(reference, data, config, tmp_path):
+    folder, results = reference
+    rng = np.random.default_rng(0)
+    labels = {task: rng.permuted(y, axis=1) for task, y in data.test.label.items()}
+    blind = dataclasses.replace(data, test=dataclasses.replace(data.test, label=labels))
+    permuted = fit(mlp, config, blind, SETTINGS, tmp_path / "run", quiet=True)
+    assert permuted["validation"] == results["validation"]
+    assert permuted["test"]["auc"] != results["test"]["auc"]
+    for kind in ("last", "best"):
+        assert_same_bits(folder, tmp_path / "run", kind)
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_a_run(data, config, tmp_path, monkeypatch):
+    scores = iter([0.6, 0.7, 0.65, 0.64, 0.9])
+    block = {"auc": 0.0, "gauc": 0.5, "logloss": 0.4}
+
+    def scripted(*args, **kwargs):
+        requests = args[4]
+        return {**block, "auc": next(scores) if requests is data.validation else -1.0}
+
+    monkeypatch.setattr(loop, "evaluate", scripted)
+    settings = dataclasses.replace(SETTINGS, epochs=5, patience=2, batch_size=4096)
+    results = fit(mlp, config, data, settings, tmp_path / "run", quiet=True)
+    assert results["train"]["epochs"] == 4 and results["train"]["best_epoch"] == 2
+    assert results["validation"]["auc"] == 0.7
+    assert [p.name for p in (tmp_path / "run/checkpoints/best").iterdir()] == ["2"]
+
+
+def test_steps_limit_a_run(data, config, tmp_path):
+    settings = dataclasses.replace(SETTINGS, steps=3)
+    results = fit(mlp, config, data, settings, tmp_path / "run", quiet=True)
+    assert arrays(tmp_path / "run")[0] == "3"
+    assert results["train"]["examples"] == 3 * 510  # 51 requests of 10 candidates
+
+
+def test_four_devices_train_as_well_as_one(reference, data, config, tmp_path):
+    if jax.local_device_count() < 4:
+        pytest.skip("needs four (simulated) devices")
+    settings = dataclasses.replace(SETTINGS, epochs=1)
+    results = fit(mlp, config, data, settings, tmp_path / "run", devices=4, quiet=True)
+    assert abs(results["validation"]["auc"] - reference[1]["validation"]["auc"]) < 0.05
+    shapes = {n: a.shape for n, a in arrays(tmp_path / "run", "best")[1].items()}
+    assert shapes["['tables']['item']"] == (data.schema.table("item").rows, 16)
+
+
+def test_row_penalty_counts_every_row(data, config, tmp_path):
+    settings = dataclasses.replace(SETTINGS, l2=0.01, epochs=1)
+    fit(mlp, config, data, settings, tmp_path / "run", quiet=True)
+    saved = arrays(tmp_path / "run")[1]
+    counts = saved[".occurrences['item']"]
+    batches = loop._Trainer(mlp, config, data, settings, 1)._batches
+    assert (counts == count_rows(batches)["item"]).all()
+    assert counts[0] == 0 and counts.max() <= len(batches) and (counts > 0).mean() > 0.5
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data, config, tmp_path):
+    settings = dataclasses.replace(SETTINGS, learning_rate=1e30, clip_norm=0.0)
+    with pytest.raises(FloatingPointError, match="lower the learning rates"):
+        fit(mlp, config, data, settings, tmp_path / "run", quiet=True)
+
+
+def test_evaluate_gives_the_results_again(reference, tmp_path):
+    folder, results = reference
+    again = evaluate_run(folder, source="market:tiny")
+    assert again["test"] == results["test"]
+
+
+def test_wrong_folders_and_settings_are_refused(reference, data, config, tmp_path):
+    folder, _ = reference
+    with pytest.raises(run.RunError, match="is not empty"):
+        fit(mlp, config, data, SETTINGS, folder, quiet=True)
+    with pytest.raises(run.RunError, match="settings was .* is now"):
+        other = dataclasses.replace(SETTINGS, seed=3)
+        fit(mlp, config, data, other, folder, resume=True, quiet=True)
+    with pytest.raises(run.RunError, match="options was"):
+        wider = dataclasses.replace(config, tower_units=(9,))
+        fit(mlp, wider, data, SETTINGS, folder, resume=True, quiet=True)
+    with pytest.raises(run.RunError, match="has no config.json"):
+        evaluate_run(tmp_path)
+    with pytest.raises(run.RunError, match="devices must be in"):
+        fit(mlp, config, data, SETTINGS, tmp_path / "x", devices=99, quiet=True)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(run.RunError, match="is a file"):
+        fit(mlp, config, data, SETTINGS, tmp_path / "file", quiet=True)
+
+
+def test_a_checkpoint_of_another_schema_names_the_difference(reference, tmp_path):
+    folder, _ = reference
+    log = tmp_path / "log.csv"
+    log.write_text(
+        "user_id,item_id\n" + "".join(f"{u},{i}\n" for u in range(4) for i in range(u, u + 5))
+    )
+    with pytest.raises(run.RunError, match=r"another schema.*field candidate.category: .*absent"):
+        evaluate_run(folder, source=f"events:{log}")
+
+
+def test_checkpoints_of_another_shape_are_explained(tmp_path):
+    checkpoints.save(tmp_path, 1, {"a": np.zeros(3, np.float32)}, {})
+    with pytest.raises(checkpoints.CheckpointError, match=r"\['a'\] has shape .3.*expected .4"):
+        checkpoints.restore(tmp_path, {"a": np.zeros(4, np.float32)})
+    with pytest.raises(checkpoints.CheckpointError, match=r"\['b'\] is not in it"):
+        checkpoints.restore(tmp_path, {"b": np.zeros(3, np.float32)})
+    with pytest.raises(checkpoints.CheckpointError, match="there is no checkpoint"):
+        checkpoints.restore(tmp_path / "none", {})
+
+
+def test_half_written_checkpoints_are_never_taken(tmp_path):
+    state = {"a": np.arange(3, dtype=np.float32)}
+    checkpoints.save(tmp_path, 1, state, {"n": 1})
+    (tmp_path / "2.partial" / "arrays").mkdir(parents=True)
+    step, restored, note = checkpoints.restore(tmp_path, state)
+    assert step == 1 and note == {"n": 1}
+    np.testing.assert_array_equal(restored["a"], state["a"])
+    for step in (2, 3, 4):
+        checkpoints.save(tmp_path, step, state, {}, keep=2)
+    assert sorted(p.name for p in Path(tmp_path).iterdir()) == ["3", "4"]

@@ -1,0 +1,366 @@
+"""What every model of the zoo promises (see `recjax.zoo.contract`).
+
+A new model is tested by standing in `MODELS`. `VARIANTS` adds options under which a model must
+keep the same promises.
+"""
+
+import functools
+
+from flax import nnx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from recjax.train import tables
+from recjax.train.data.deduplicate import deduplicate
+from recjax.train.settings import Settings
+from recjax.train.step import initial_state, make_step, parallel_step, shard
+from recjax.zoo import MODELS
+from recjax.zoo.features import Field, Schema, Table, example_batch
+
+# Few tables, each read by several fields: every table costs compile time.
+SCHEMA = Schema(
+    tables=(
+        Table(name="item", rows=50, dim=8),
+        Table(name="category", rows=20, dim=4),
+        Table(name="small", rows=12, dim=3),
+    ),
+    fields=(
+        Field(name="segment", role="user", table="small"),
+        Field(name="hour", role="context", table="small"),
+        Field(name="temperature", role="context", kind="dense"),
+        Field(name="item", role="history"),
+        Field(name="category", role="history"),
+        Field(name="tag", role="history", kind="bag", width=3, table="category"),
+        Field(name="behavior", role="history", table="small"),
+        Field(name="item", role="candidate"),
+        Field(name="category", role="candidate"),
+        Field(name="tag", role="candidate", kind="bag", width=3, table="category"),
+        Field(name="position", role="candidate", table="small"),
+        Field(name="image", role="candidate", kind="dense", width=3),
+    ),
+)
+
+VARIANTS = {
+    "mlp": {
+        "dice": {"activation": "dice"},
+        "mean": {"pooling": "mean", "product": True},
+    },
+    "din": {
+        "softmax": {"normalize": "softmax", "product": True},
+        "dice": {"attention_activation": "dice", "activation": "dice"},
+        "sigmoid": {"attention_activation": "sigmoid", "attention_units": (6,)},
+    },
+}
+CASES = [
+    pytest.param((name, options), id=f"{name}-{variant}")
+    for name in MODELS
+    for variant, options in {"default": {}, **VARIANTS.get(name, {})}.items()
+]
+
+
+@pytest.fixture(params=CASES, scope="module")
+def case(request):
+    """(module, config, variables): tables scaled up so that every path carries signal."""
+    name, options = request.param
+    model = MODELS[name]
+    config = model.Config(schema=SCHEMA, **options)
+    variables = model.init(jax.random.key(0), config)
+    variables["tables"] = jax.tree.map(lambda t: 40.0 * t, variables["tables"])
+    return model, config, variables
+
+
+def batch_of(**sizes):
+    return example_batch(SCHEMA, **{"batch": 4, "history": 6, "candidates": 3, **sizes})
+
+
+def scores(case, batch):
+    model, config, variables = case
+    served = {key: value for key, value in batch.items() if key not in ("label", "weight")}
+    return np.asarray(_apply(model, config)(variables, served).logit)
+
+
+@functools.cache
+def _apply(model, config):
+    return jax.jit(lambda variables, batch: model.apply(variables, config, batch))
+
+
+@functools.cache
+def _gradient(model, config):
+    def loss(tables, params, rest, batch):
+        variables = {**rest, "tables": tables, "params": params}
+        return model.loss(variables, config, batch, key=jax.random.key(7))[0]
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+
+
+def gradients(case, batch, tables=None):
+    model, config, variables = case
+    tables = variables["tables"] if tables is None else tables
+    return _gradient(model, config)(tables, variables["params"], variables, batch)
+
+
+def close(actual, expected, tolerance=1e-6):
+    """Leaf by leaf, against the largest value of the leaf."""
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        a, e = np.asarray(a), np.asarray(e)
+        assert a.shape == e.shape
+        limit = tolerance * max(1.0, np.max(np.abs(e), initial=0.0))
+        assert np.max(np.abs(a - e), initial=0.0) <= limit
+
+
+def test_config_is_a_static_argument(case):
+    model, config, _ = case
+    assert hash(config) == hash(model.Config(**vars(config)))
+    with pytest.raises(TypeError):
+        model.Config(schema=SCHEMA, no_such_option=1)
+
+
+def test_init_is_a_function_of_the_key(case):
+    model, config, _ = case
+    one, same, other = (model.init(jax.random.key(k), config) for k in (1, 1, 2))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), one, same))
+    assert not (one["tables"]["item"] == other["tables"]["item"]).all()
+    assert set(one["tables"]) == {table.name for table in SCHEMA.tables}
+
+
+def test_pulled_rows_equal_whole_tables(case):
+    _, _, variables = case
+    batch = batch_of()
+    value, (whole, params) = gradients(case, batch)
+
+    pulled, renamed = pull_names(batch)
+    small = tables.pull(variables["tables"], pulled.rows)
+    small_value, (rows, small_params) = gradients(case, renamed, small)
+
+    close(small_value, value)
+    close(small_params, params)
+    for name, gradient in whole.items():
+        ids, touched = pulled.rows[name], pulled.touched[name]
+        close(rows[name][touched], gradient[ids[touched]])
+        untouched = np.setdiff1d(np.arange(len(gradient)), ids[touched])
+        assert not np.asarray(gradient)[untouched].any()
+
+
+def pull_names(batch):
+    """The batch with its ids renamed, field by field."""
+    places = [
+        (field.role, field.name, field.table_name)
+        for field in SCHEMA.fields
+        if field.kind != "dense"
+    ]
+    ids = {table.name: [] for table in SCHEMA.tables}
+    for role, name, table in places:
+        ids[table].append(batch[role][name])
+    pulled, renamed = deduplicate(ids, {t.name: t.rows for t in SCHEMA.tables}, quantum=8)
+    result = {k: dict(v) if isinstance(v, dict) else v for k, v in batch.items()}
+    for role, name, table in places:
+        result[role][name] = renamed[table].pop(0)
+    return pulled, result
+
+
+def test_candidates_at_once_equal_one_by_one(case):
+    batch = batch_of()
+    together = scores(case, batch)
+    for c in range(3):
+        alone = {
+            **batch,
+            "candidate": {k: v[:, c : c + 1] for k, v in batch["candidate"].items()},
+            "candidate_mask": batch["candidate_mask"][:, c : c + 1],
+        }
+        close(scores(case, alone)[:, 0], together[:, c])
+
+
+def test_requests_do_not_see_their_batch_mates(case):
+    batch = batch_of()
+    together = scores(case, batch)
+    for b in range(4):
+        alone = jax.tree.map(lambda x, b=b: x[b : b + 1], batch)
+        close(scores(case, alone)[0], together[b])
+
+
+def test_padding_side_extra_padding_and_holes_do_not_matter(case):
+    batch = batch_of()
+    expected = scores(case, batch)
+    lengths = batch["history_mask"].sum(axis=1)
+    places = {
+        "left": lambda n: np.arange(6 - n, 6),
+        "extra": lambda n: np.arange(n),
+        "holes": lambda n: 2 * np.arange(n) + 1,
+    }
+    for name, place in places.items():
+        width = {"left": 6, "extra": 11, "holes": 13}[name]
+        close(scores(case, moved(batch, lengths, place, width)), expected)
+
+
+def moved(batch, lengths, place, width):
+    """The same histories elsewhere in a wider array; junk ids in the masked slots."""
+    rng = np.random.default_rng(3)
+    result = dict(batch)
+    to = [place(n) for n in lengths]
+
+    def scatter(value, junk):
+        out = junk.astype(value.dtype)
+        for b, n in enumerate(lengths):
+            out[b, to[b]] = value[b, :n]
+        return out
+
+    shape = (len(lengths), width)
+    result["history"] = {
+        name: scatter(value, rng.integers(1, 5, shape + value.shape[2:]))
+        for name, value in batch["history"].items()
+    }
+    result["history_mask"] = scatter(batch["history_mask"], np.zeros(shape, bool))
+    result["history_age"] = scatter(batch["history_age"], np.zeros(shape, int))
+    return result
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_degenerate_histories(case, length):
+    batch = batch_of(history=length)
+    batch["history_mask"][:] = True
+    assert np.isfinite(scores(case, batch)).all()
+    value, (rows, params) = gradients(case, batch)
+    assert jax.tree.all(jax.tree.map(lambda x: bool(jnp.isfinite(x).all()), (value, rows, params)))
+    if length == 0:
+        masked = batch_of(history=5)
+        masked["history_mask"][:] = False
+        candidates = {k: batch[k] for k in ("user", "context", "candidate")}
+        close(scores(case, {**masked, **candidates}), scores(case, batch))
+
+
+def test_all_masked_history_has_finite_gradients(case):
+    batch = batch_of()
+    batch["history_mask"][:] = False
+    value, grads = gradients(case, batch)
+    assert jax.tree.all(jax.tree.map(lambda x: bool(jnp.isfinite(x).all()), (value, grads)))
+
+
+def test_masked_candidates_do_not_count(case):
+    batch = batch_of()
+    batch["candidate_mask"][:, 1] = False
+    expected = gradients(case, batch)
+    batch["label"]["click"][:, 1] = 1 - batch["label"]["click"][:, 1]
+    batch["candidate"]["item"] = batch["candidate"]["item"].copy()
+    batch["candidate"]["item"][:, 1] = 17
+    changed = gradients(case, batch)
+    close(changed[0], expected[0])
+    close(changed[1][1], expected[1][1])
+    nothing = {**batch, "candidate_mask": np.zeros_like(batch["candidate_mask"])}
+    value, _ = gradients(case, nothing)
+    assert value == 0
+
+
+def test_weights_scale_examples(case):
+    """Weight 2 on every example changes nothing; on one example it is that example twice."""
+    batch = batch_of()
+    ones = {"click": np.ones_like(batch["label"]["click"])}
+    expected, _ = gradients(case, batch)
+    close(gradients(case, {**batch, "weight": {"click": 2 * ones["click"]}})[0], expected)
+    if case[0].KIND == "ranking" and "dice" not in str(vars(case[1])):  # Dice counts rows
+        heavy = ones["click"].copy()
+        heavy[0] = 2
+        twice = jax.tree.map(lambda x: np.concatenate([x, x[:1]]), batch)
+        close(gradients(case, {**batch, "weight": {"click": heavy}})[0], gradients(case, twice)[0])
+
+
+def test_unseen_ids_are_scored_by_row_one(case):
+    batch = batch_of()
+    batch["candidate"]["item"] = np.ones_like(batch["candidate"]["item"])
+    assert np.isfinite(scores(case, batch)).all()
+    _, (rows, _) = gradients(case, batch)
+    assert np.asarray(rows["item"])[1].any()
+
+
+def test_ids_are_names_not_numbers(case):
+    """Renumbering the rows of every table, together with the ids, changes nothing."""
+    model, config, variables = case
+    batch = batch_of()
+    rng = np.random.default_rng(0)
+    new = {t.name: np.concatenate([[0, 1], 2 + rng.permutation(t.rows - 2)]) for t in SCHEMA.tables}
+    moved_tables = {n: t[np.argsort(new[n])] for n, t in variables["tables"].items()}
+    renamed = {k: dict(v) if isinstance(v, dict) else v for k, v in batch.items()}
+    for field in SCHEMA.fields:
+        if field.kind != "dense":
+            old = batch[field.role][field.name]
+            renamed[field.role][field.name] = new[field.table_name][old].astype(np.int32)
+    shuffled = (model, config, {**variables, "tables": moved_tables})
+    close(scores(shuffled, renamed), scores(case, batch))
+
+
+def test_jit_equals_eager(case):
+    model, config, variables = case
+    batch = batch_of()
+    close(model.apply(variables, config, batch).logit, scores(case, batch))
+
+
+def test_every_parameter_is_trained(case):
+    """A parameter without a gradient is dead weight, or a bug."""
+    _, (_, params) = gradients(case, batch_of(batch=64, seed=1))
+    for path, gradient in jax.tree.flatten_with_path(params)[0]:
+        assert np.asarray(gradient).any(), f"{jax.tree_util.keystr(path)} gets no gradient"
+
+
+def test_exports_with_a_symbolic_batch(case):
+    model, config, variables = case
+    batch = {k: v for k, v in batch_of(batch=4).items() if k not in ("label", "weight")}
+    size = jax.export.symbolic_shape("b")[0]
+    spec = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), batch)
+    serve = jax.jit(lambda v, b: model.apply(v, config, b).logit)
+    held = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
+    exported = jax.export.export(serve, platforms=["cpu", "cuda", "tpu"])(held, spec)
+    loaded = jax.export.deserialize(exported.serialize())
+    for rows in (4, 1):
+        part = jax.tree.map(lambda x, rows=rows: x[:rows], batch)
+        close(loaded.call(variables, part), scores(case, part))
+
+
+def test_wraps_as_nnx(case):
+    """The model's one module with a `config`, as NNX sees it: same parameters, same scores."""
+    model, config, variables = case
+    (module,) = [
+        value
+        for value in vars(model).values()
+        if isinstance(value, type)
+        and issubclass(value, nn.Module)
+        and "config" in value.__dataclass_fields__
+    ]
+    batch = {k: v for k, v in batch_of().items() if k not in ("label", "weight")}
+    wrapped = nnx.bridge.lazy_init(nnx.bridge.ToNNX(module(config), rngs=nnx.Rngs(0)), batch)
+
+    def copy(into, values):
+        for name, value in values.items():
+            held = into[name] if isinstance(into, dict) else getattr(into, name)
+            copy(held, value) if isinstance(value, dict) else held.set_value(value)
+
+    for collection in variables.values():
+        copy(wrapped, collection)
+    close(wrapped(batch).logit, scores(case, batch))
+
+
+def test_pmap_equals_jit(case):
+    """Five steps on one device and on four; SGD, as Adam would turn rounding into steps where a
+    gradient is as small as its epsilon."""
+    model, config, variables = case
+    devices = jax.local_device_count()
+    if devices < 4:
+        pytest.skip("needs four (simulated) devices")
+    rates = {"table_learning_rate": 0.3, "learning_rate": 0.03, "schedule": "constant"}
+    settings = Settings(table_optimizer="sgd", optimizer="sgd", **rates)
+    single = initial_state(model, config, settings, {})._replace(tables=variables["tables"])
+    copies = jax.tree.map(lambda x: np.stack([x] * devices), single)
+    step = jax.jit(make_step(model, config, settings, total_steps=100))
+    spread = parallel_step(model, config, settings, total_steps=100)
+    for seed in range(5):
+        pulled, batch = pull_names(batch_of(batch=4 * devices, seed=seed))
+        single, terms = step(single, batch, pulled)
+        copies, all_terms = spread(copies, shard(batch, devices), pulled)
+        close(np.asarray(all_terms["loss"])[0], terms["loss"], 1e-5)
+    copies = jax.tree.map(np.asarray, copies)
+    for leaf in jax.tree.leaves(copies):
+        assert (leaf == leaf[:1]).all()
+    first = jax.tree.map(lambda x: x[0], copies)
+    close((first.tables, first.params), (single.tables, single.params), 1e-5)
+    close(first.batch_stats, single.batch_stats, 1e-5)
