@@ -44,13 +44,15 @@ def run() -> list[Row]:
     smallest = [one["ms"] for one in found[SIZES[0]]]
     for size in SIZES:
         case = f"tables of {size:,} rows"
-        step = [one["ms"] for one in found[size]]
+        step, extra = ([one[key] for one in found[size]] for key in ("ms", "extra"))
         ratio = [ms / base for ms, base in zip(step, smallest, strict=True)]
         rows += [
             Row.of(case, "training step", "ms per step", step, "ms"),
             Row.of(case, "training step", "time against the smallest", ratio),
             Row.of(case, "training step", "tables and state", [found[size][0]["held"]], "MiB"),
-            Row.of(case, "training step", "peak beyond them", [f["extra"] for f in found[size]], "MiB"),
+            Row.of(
+                case, "training step", "peak beyond them", [f["extra"] for f in found[size]], "MiB"
+            ),
         ]
     return rows
 

@@ -96,8 +96,7 @@ def _attend_backward(activation, normalize, config, args, gradient):
         (to_keys, to_weights), to_query = _blocked(
             part, (query, gradient), config and config.candidates, axis=1
         )
-        to_keys = jnp.where(mask[..., None], to_keys, 0).astype(keys.dtype)
-        return to_weights, (to_query, to_keys)
+        return to_weights, (to_query, to_keys.astype(keys.dtype))
 
     to_weights, (to_query, to_keys) = _blocked(
         block, (*args[:-1], gradient), config and config.requests, axis=0

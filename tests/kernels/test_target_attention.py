@@ -393,6 +393,8 @@ def test_moments_do_not_cancel(blocks):
 
 def naive_moments(query, keys, mask, candidate_mask, weights):
     """Dice's statistics from the whole concatenation, for its gradient."""
+    query = jnp.where(candidate_mask[..., None], query, 0)
+    keys = jnp.where(mask[..., None], keys, 0)
     real = (candidate_mask[:, :, None] & mask[:, None])[..., None]
     q, k = jnp.broadcast_arrays(query[:, :, None], keys[:, None])
     h, statistics = jnp.concatenate([q, k, q - k, q * k], axis=-1), []
@@ -415,7 +417,9 @@ def with_statistics(weights, statistics):
 
 def dice_loss(f, attend, query, keys, weights, mask, g):
     """Dice with batch statistics: the moments, then the op."""
-    statistics = f(query, keys, mask, jnp.asarray(CANDIDATES), weights)
+    real = jnp.asarray(CANDIDATES)
+    absent = jnp.where(real[..., None], query, jnp.nan)
+    statistics = f(absent, jnp.where(mask[..., None], keys, jnp.nan), mask, real, weights)
     weights = with_statistics(weights, statistics)
     out = attend(query, keys, mask, weights, activation="dice", normalize="none")
     return jnp.sum(out * g)

@@ -1,0 +1,106 @@
+"""A model defined outside the package trains, resumes and exports like those of the zoo."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from recjax.train import checkpoints
+from recjax.train.data.pipeline import whole_batch
+from recjax.train.data.sources import open_source
+from recjax.train.loop import fit
+from recjax.train.settings import Settings
+from recjax.zoo.contract import Model, Output, Requirements
+from recjax.zoo.embeddings import as_arrays, embed, init_variables, masked_sum, read_tables
+from recjax.zoo.features import Schema
+from recjax.zoo.losses import ranking_loss
+
+# --- the model: a dot product of the candidate with the sum of the history, and a bias ---------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    schema: Schema
+    scale: float = 1.0
+
+
+class Dot(nn.Module):
+    config: Config
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, batch, *, train=False):
+        batch, schema = as_arrays(batch), self.config.schema
+        embedded = embed(read_tables(self, schema), schema, batch)
+        interest = masked_sum(embedded.history, batch["history_mask"])
+        bias = self.param("bias", nn.initializers.zeros, ())
+        logit = bias + self.config.scale * jnp.einsum("bcd,bd->bc", embedded.candidate, interest)
+        return Output(logit, {schema.tasks[0]: logit})
+
+
+def loss(variables, config, batch, *, key, axis_name=None):
+    task = config.schema.tasks[0]
+    return ranking_loss(Dot(config, axis_name), variables, batch, task, key)
+
+
+DOT = SimpleNamespace(
+    __name__="dot",
+    KIND="ranking",
+    Config=Config,
+    init=lambda key, config: init_variables(key, Dot(config), config.schema),
+    apply=lambda variables, config, batch: Dot(config).apply(variables, batch),
+    loss=loss,
+    requirements=lambda config: Requirements(),
+)
+
+# -----------------------------------------------------------------------------------------------
+
+SETTINGS = Settings(epochs=2, batch_size=512, history=16)
+
+
+class Hashable(SimpleNamespace):
+    """A namespace by identity: models are static arguments of jit."""
+
+    __hash__ = object.__hash__
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    model = Hashable(**vars(DOT))
+    data = open_source("market:tiny")
+    config = Config(schema=data.schema)
+    folder = tmp_path_factory.mktemp("dot") / "run"
+    return model, config, data, folder, fit(model, config, data, SETTINGS, folder, quiet=True)
+
+
+def test_it_is_a_model(trained):
+    assert isinstance(trained[0], Model)
+
+
+def test_it_trains_and_learns_something(trained):
+    *_, results = trained
+    assert results["model"] == "dot"
+    assert results["validation"]["auc"] > 0.52
+
+
+def test_it_resumes(trained, tmp_path):
+    model, config, data, _, results = trained
+    folder = tmp_path / "run"
+    fit(model, config, data, dataclasses.replace(SETTINGS, epochs=2), folder, quiet=True)
+    again = fit(model, config, data, SETTINGS, folder, resume=True, quiet=True)
+    assert again["test"] == results["test"]
+
+
+def test_it_exports(trained):
+    model, config, data, folder, _ = trained
+    like = jax.eval_shape(lambda: model.init(jax.random.key(0), config))
+    _, variables, _ = checkpoints.restore(folder / "checkpoints" / "best", like)
+    batch = whole_batch(data.schema, data.log, data.test.take(slice(0, 4)), history=16)
+    batch = {k: v for k, v in batch.items() if k not in ("label", "weight")}
+    serve = jax.jit(lambda v, b: model.apply(v, config, b).logit)
+    loaded = jax.export.deserialize(jax.export.export(serve)(variables, batch).serialize())
+    np.testing.assert_array_equal(loaded.call(variables, batch), serve(variables, batch))
