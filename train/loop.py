@@ -87,7 +87,8 @@ def fit(
       FloatingPointError: the loss is no longer finite.
     """
     out, source = Path(out), source or dataset.name
-    name = name or getattr(model, "__name__", type(model).__name__).rpartition(".")[2]
+    if name is None:
+        name = str(getattr(model, "__name__", type(model).__name__)).rpartition(".")[2]
     _check(config, dataset, devices)
     _open(out, resume, name, config, settings, source, dataset)
     trainer = _Trainer(model, config, dataset, settings, devices)
@@ -160,6 +161,7 @@ class _Trainer:
             self.total_steps = min(self.total_steps, settings.steps)
         occurrences = jax.tree.map(jnp.asarray, count_rows(self._batches)) if settings.l2 else {}
         self._state = self._place(initial_state(model, config, settings, occurrences))
+        self._jitted: Any  # a jitted or pmapped function
         if devices == 1:
             step = make_step(model, config, settings, total_steps=self.total_steps)
             self._jitted = jax.jit(step, donate_argnums=0)
@@ -307,9 +309,6 @@ def _open(
     dataset: Dataset,
 ) -> None:
     """Makes the folder of a new run, or checks that an old one asked for the same."""
-    content = dict(
-        model=name, config=config, settings=settings, source=source, row_maps=dataset.row_maps
-    )
     if resume and (out / "config.json").is_file():
         saved = run.load_config(out)
         saved.require_schema(config.schema)
@@ -324,4 +323,11 @@ def _open(
         return
     run.require_free(out)
     out.mkdir(parents=True, exist_ok=True)
-    run.save_config(out, **content)
+    run.save_config(
+        out,
+        model=name,
+        config=config,
+        settings=settings,
+        source=source,
+        row_maps=dataset.row_maps,
+    )

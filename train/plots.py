@@ -8,6 +8,7 @@ def learning_curve(history: list[dict[str, Any]], path: Path, *, title: str) -> 
     """Training loss and validation AUC by epoch, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -17,7 +18,7 @@ def learning_curve(history: list[dict[str, Any]], path: Path, *, title: str) -> 
         epochs, [e["train_loss"] for e in history], "o-", color="tab:gray", label="train loss"
     )
     left.set(xlabel="epoch", ylabel="train loss", title=title)
-    left.xaxis.get_major_locator().set_params(integer=True)
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     right = left.twinx()
     right.plot(epochs, [e["score"] for e in history], "s-", color="tab:blue", label="validation")
     right.set_ylabel("validation AUC", color="tab:blue")

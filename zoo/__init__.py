@@ -1,5 +1,6 @@
 """Models, one file per paper. Each is a module with the names of `zoo.contract`."""
 
 from . import din, mlp
+from .contract import Model
 
-MODELS = {"mlp": mlp, "din": din}
+MODELS: dict[str, Model] = {"mlp": mlp, "din": din}

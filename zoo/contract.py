@@ -52,8 +52,12 @@ class Requirements:
 class Model(Protocol):
     """The shape of a model module; any module or object with these names can be trained."""
 
-    KIND: str
     Config: Any
+
+    @property
+    def KIND(self) -> str:
+        """One of "ranking", "retrieval", "evaluator", "generator"."""
+        ...
 
     def init(self, key: PRNGKeyArray, config: Any) -> Variables:
         """Fresh variables, tables whole."""

@@ -21,7 +21,7 @@ Shapes: `B` requests, `L` history events, `C` candidates, `D` width of a behavio
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -87,7 +87,7 @@ def init(key: PRNGKeyArray, config: Config) -> Variables:
 
 def apply(variables: Variables, config: Config, batch: Batch) -> Output:
     """Scores each candidate. Pure."""
-    return DIN(config).apply(variables, batch)
+    return cast(Output, DIN(config).apply(variables, batch))
 
 
 def loss(

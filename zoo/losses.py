@@ -43,4 +43,4 @@ def ranking_loss(
         variables, batch, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
     )
     bce = click_loss(output.tasks[task], batch, task, axis_name)
-    return bce, Aux(updated.get("batch_stats", {}), {"bce": bce})
+    return bce, Aux(dict(updated).get("batch_stats", {}), {"bce": bce})

@@ -12,7 +12,7 @@ Shapes: `B` requests, `L` history events, `C` candidates, `D` width of a behavio
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -76,7 +76,7 @@ def init(key: PRNGKeyArray, config: Config) -> Variables:
 
 def apply(variables: Variables, config: Config, batch: Batch) -> Output:
     """Scores each candidate. Pure."""
-    return MLP(config).apply(variables, batch)
+    return cast(Output, MLP(config).apply(variables, batch))
 
 
 def loss(
