@@ -1,12 +1,17 @@
 """Suite `accuracy`: every model on every source at hand, three seeds, frozen defaults.
 
 Real data are used where `RECJAX_DATA` (default: `../shared/data`) holds them. A case whose name
-says "control" is a world in which the richer model must not win.
+says "control" is a world in which the richer model must not win. Every training is a process of
+its own, and the processes share the cores between them.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 import dataclasses
+import json
 import os
 from pathlib import Path
+import subprocess
+import sys
 import tempfile
 from typing import Any
 
@@ -18,25 +23,25 @@ from .results import Row
 
 SEEDS = (0, 1, 2)
 MODELS = ("mlp", "din")
-METRICS = ("auc", "gauc", "logloss")
+METRICS = {"auc": "", "gauc": "", "logloss": "", "examples/s": "1/s"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A source and how it is trained on; no settings means the defaults."""
+    """A source and the settings that are not the defaults there."""
 
     name: str
     source: str
     settings: tuple[tuple[str, Any], ...] = ()
 
 
+MARKET = Case("market", "market:standard", (("epochs", 1), ("history", 100)))
+CONTROL = Case("market, control", "market:single_taste", MARKET.settings)
+
+
 def cases() -> list[Case]:
     """The built-in worlds, and the real data that are there."""
-    one_pass = (("epochs", 1),)
-    found = [
-        Case("market", "market:standard", one_pass),
-        Case("market, control", "market:single_taste", one_pass),
-    ]
+    found = [MARKET, CONTROL]
     data = Path(os.environ.get("RECJAX_DATA", "../shared/data"))
     beauty = data / "amazon-beauty" / "interactions.csv.gz"
     if beauty.is_file():
@@ -46,32 +51,48 @@ def cases() -> list[Case]:
     return found
 
 
-def run(seeds: tuple[int, ...] = SEEDS) -> list[Row]:
-    """Trains every model on every case; rows of AUC, GAUC, logloss and examples per second."""
+def run() -> list[Row]:
+    """All cases, all seeds."""
+    return compare(cases(), SEEDS)
+
+
+def compare(chosen: list[Case], seeds: tuple[int, ...]) -> list[Row]:
+    """Trains every model on every case with every seed; rows by case and model.
+
+    Where the source knows the truth, its own figures stand beside: nobody can do better.
+    """
+    jobs = [(case, model, seed) for seed in seeds for case in chosen for model in MODELS]
+    cores = sorted(os.sched_getaffinity(0))
+    halves = [cores[: len(cores) // 2], cores[len(cores) // 2 :]] if len(cores) > 1 else [cores]
+    free = list(halves)  # as many as there are threads, so a pop always finds one
+
+    def work(job: tuple[Case, str, int]) -> dict[str, float]:
+        mine = free.pop()
+        try:
+            return _in_process(*job, mine)
+        finally:
+            free.append(mine)
+
+    with ThreadPoolExecutor(len(halves)) as pool:
+        results = dict(zip(jobs, pool.map(work, jobs), strict=True))
     rows: list[Row] = []
-    for case in cases():
-        rows += case_rows(case, seeds)
-    return rows
-
-
-def case_rows(case: Case, seeds: tuple[int, ...]) -> list[Row]:
-    """The rows of one case, the truth's own AUC among them where the source knows it."""
-    rows = truth_rows(case)
-    for model in MODELS:
-        results = [_train(model, case, seed) for seed in seeds]
-        for metric in METRICS:
-            values = [result["test"][metric] for result in results]
-            rows.append(Row.of(case.name, model, metric, values))
-        speed = [result["train"]["examples_per_second"] for result in results]
-        rows.append(Row.of(case.name, model, "examples/s", speed, "1/s"))
+    for case in chosen:
+        rows += truth_rows(case)
+        for model in MODELS:
+            for metric, unit in METRICS.items():
+                values = [results[case, model, seed][metric] for seed in seeds]
+                rows.append(Row.of(case.name, model, metric, values, unit))
+        if len(seeds) > 1:
+            gain = [results[case, "din", s]["auc"] - results[case, "mlp", s]["auc"] for s in seeds]
+            rows.append(Row.of(case.name, "din - mlp", "auc", gain))
     return rows
 
 
 def truth_rows(case: Case) -> list[Row]:
-    """How well the true click probabilities rank the test clicks: nobody can do better."""
-    dataset = open_source(case.source)
-    if "test" not in dataset.truth:
+    """How well the true click probabilities rank the test clicks."""
+    if not case.source.startswith("market"):
         return []
+    dataset = open_source(case.source)
     truth, real = dataset.truth["test"]["click"], dataset.test.candidate >= 0
     label = dataset.test.label["click"]
     user = np.broadcast_to(dataset.test.user[:, None], real.shape)
@@ -83,10 +104,26 @@ def truth_rows(case: Case) -> list[Row]:
     return [Row.of(case.name, "the truth", name, [value]) for name, value in values.items()]
 
 
-def _train(model: str, case: Case, seed: int) -> dict[str, Any]:
+def _in_process(case: Case, model: str, seed: int, cores: list[int]) -> dict[str, float]:
+    job = {**dataclasses.asdict(case), "model": model, "seed": seed, "cores": cores}
+    command = [sys.executable, "-m", f"{__package__}.accuracy", json.dumps(job)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _train(job: dict[str, Any]) -> dict[str, float]:
+    """One training, in this process; what the suite wants to know of it."""
+    os.sched_setaffinity(0, job["cores"])
     with tempfile.TemporaryDirectory() as folder:
-        settings = {**dict(case.settings), "seed": seed}
         _, results = launch.train(
-            model, source=case.source, out=Path(folder) / "run", settings=settings
+            job["model"],
+            source=job["source"],
+            out=Path(folder) / "run",
+            settings={**dict(job["settings"]), "seed": job["seed"]},
         )
-    return results
+    test = {name: results["test"][name] for name in ("auc", "gauc", "logloss")}
+    return {**test, "examples/s": results["train"]["examples_per_second"]}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_train(json.loads(sys.argv[1]))))

@@ -4,25 +4,22 @@ from pathlib import Path
 
 from . import accuracy, results
 
-_CONTROL = "market, control"
-
 
 def run(out: Path | str) -> Path:
     """Trains both models on both worlds (one seed, one pass), writes and prints the table."""
-    rows = []
-    for case in accuracy.cases()[:2]:
-        print(f"{case.name}: {case.source}", flush=True)
-        rows += accuracy.case_rows(case, seeds=(0,))
+    for case in (accuracy.MARKET, accuracy.CONTROL):
+        print(f"{case.name}: {case.source}, {dict(case.settings)}", flush=True)
+    rows = accuracy.compare([accuracy.MARKET, accuracy.CONTROL], seeds=(0,))
     path = results.write(out, "demo", "recjax demo", 0, rows)
     print()
-    print(results.markdown(rows, ["auc", "gauc", "logloss", "examples/s"]))
+    print(results.markdown(rows, list(accuracy.METRICS)))
     print()
-    for case in ("market", _CONTROL):
+    for case in (accuracy.MARKET.name, accuracy.CONTROL.name):
         auc = {row.method: row.value for row in rows if (row.case, row.metric) == (case, "auc")}
         print(f"{case}: din - mlp = {auc['din'] - auc['mlp']:+.4f} AUC")
     print(
-        "In the market a user's taste differs from category to category, so it pays to look at\n"
+        "\nIn the market a user's taste differs from category to category, so it pays to look at\n"
         "the part of the history that concerns the candidate. In the control every user has one\n"
-        f"taste, a sum of the history says it all, and din must not win. Written to {path}"
+        f"taste, the sum of the history says it all, and din must not win. Written to {path}"
     )
     return path

@@ -14,7 +14,11 @@ from typing import Any
 from ..zoo.contract import Model
 from ..zoo.features import Schema
 
-MODEL: dict[str, Any] = {"product": True, "embedding_dropout": 0.3, "normalize": "softmax"}
+MODEL: dict[str, Any] = {
+    "product": True,
+    "embedding_dropout": 0.3,
+    "normalize": "softmax",
+}
 
 
 def model_config(model: Model, schema: Schema, overrides: dict[str, Any] | None = None) -> Any:

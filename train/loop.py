@@ -96,7 +96,7 @@ def fit(
     if resume and checkpoints.steps(out / "checkpoints" / "last"):
         position = trainer.restore(out)
 
-    with Progress(name, trainer.total_steps, quiet=quiet) as progress:
+    with Progress(f"{name} on {source}", trainer.total_steps, quiet=quiet) as progress:
         progress.advance(position.step)
         while not trainer.finished(position):
             trainer.train_epoch(position, out, progress)

@@ -116,13 +116,14 @@ class DIN(nn.Module):
         embedded = dropout(
             embed(tables, config.schema, batch), config.embedding_dropout, train=train
         )
-        interest = ActivationUnit(
+        unit = ActivationUnit(
             config.attention_units,
             config.attention_activation,
             config.normalize,
             self.axis_name,
             name="attention",
-        )(
+        )
+        interest = unit(
             _like_behaviour(embedded.candidate, embedded.history_only.shape[-1]),
             jnp.concatenate([embedded.history, embedded.history_only], axis=-1),
             batch["history_mask"],
@@ -163,7 +164,9 @@ class ActivationUnit(nn.Module):
         # Softmax ignores a constant: the bias would have no gradient but rounding noise.
         out_bias = None
         if self.normalize == "none":
-            out_bias = self.param("out_bias", nn.initializers.zeros, ())
+            # From 1 on, v starts as the base model's sum and learns what to leave out; from 0 on it
+            # starts as nothing.
+            out_bias = self.param("out_bias", nn.initializers.ones, ())
         weights = Weights(tuple(layers), out_kernel, out_bias)
         if self.activation == "dice":
             weights = self._with_statistics(weights, query, keys, mask, candidate_mask, train)

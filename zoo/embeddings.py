@@ -179,13 +179,18 @@ def tower_input(
     from concatenation alone.
     """
     query = embedded.candidate
-    lead = query.shape[:2]
     per_request = jnp.concatenate([embedded.user, embedded.context], axis=-1)
-    repeated = jnp.broadcast_to(per_request[:, None, :], (*lead, per_request.shape[-1]))
+    repeated = for_each_candidate(per_request, query.shape[1])
     parts = [repeated, query, embedded.candidate_only, interest]
     if product:
         parts.append(query * interest[..., : query.shape[-1]])
     return jnp.concatenate(parts, axis=-1)
+
+
+def for_each_candidate(interest: Float[Array, "B V"], candidates: int) -> Float[Array, "B C V"]:
+    """The same interest for every candidate."""
+    lead = (interest.shape[0], candidates, interest.shape[1])
+    return jnp.broadcast_to(interest[:, None, :], lead)
 
 
 def masked_sum(values: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B D"]:

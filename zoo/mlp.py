@@ -24,6 +24,7 @@ from .embeddings import (
     as_arrays,
     dropout,
     embed,
+    for_each_candidate,
     init_variables,
     masked_sum,
     read_tables,
@@ -106,8 +107,7 @@ class MLP(nn.Module):
         embedded = dropout(embedded, config.embedding_dropout, train=train)
         history = jnp.concatenate([embedded.history, embedded.history_only], axis=-1)
         pooled = pool(history, batch["history_mask"], config.pooling)
-        lead = (*embedded.candidate.shape[:2], pooled.shape[-1])
-        interest = jnp.broadcast_to(pooled[:, None, :], lead)
+        interest = for_each_candidate(pooled, embedded.candidate.shape[1])
         x = tower_input(embedded, interest, product=config.product)
         tower = Tower(config.tower_units, config.activation, axis_name=self.axis_name, name="tower")
         logit = tower(x, batch["candidate_mask"], train=train)
