@@ -8,7 +8,7 @@ from . import accuracy, results
 def run(out: Path | str) -> Path:
     """Trains both models on both worlds (one seed, one pass), writes and prints the table."""
     for case in (accuracy.MARKET, accuracy.CONTROL):
-        print(f"{case.name}: {case.source}, {dict(case.settings)}", flush=True)
+        print(f"{case.name}: {case.source}, --set {' --set '.join(case.overrides)}", flush=True)
     rows = accuracy.compare([accuracy.MARKET, accuracy.CONTROL], seeds=(0,))
     path = results.write(out, "demo", "recjax demo", 0, rows)
     print()
