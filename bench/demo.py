@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+from ..train.data.market import PRESETS
 from . import accuracy, results
 
 
 def run(out: Path | str) -> Path:
-    """Trains both models on both worlds (one seed, one pass), writes and prints the table."""
+    """Trains both models on both worlds (one seed), writes and prints the table."""
     for case in (accuracy.MARKET, accuracy.CONTROL):
-        print(f"{case.name}: {case.source}, --set {' --set '.join(case.overrides)}", flush=True)
+        purpose = PRESETS[case.source.partition(":")[2]].purpose
+        print(f"{case.name} ({case.source}): {purpose}")
+    print(f"both: {', '.join(accuracy.FEW_PASSES)}", flush=True)
     rows = accuracy.compare([accuracy.MARKET, accuracy.CONTROL], seeds=(0,))
     path = results.write(out, "demo", "recjax demo", 0, rows)
     print()

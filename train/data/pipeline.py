@@ -15,10 +15,11 @@ import numpy as np
 from ...zoo.features import UNSEEN_ROW, Field, Schema
 from . import draws
 from .dataset import Dataset
-from .deduplicate import Pulled, deduplicate, distinct
+from .deduplicate import Pulled, deduplicate, distinct, padded_size
 from .event_log import EventLog, Requests
 
 _SHORTEST_BUCKET = 8
+_SMALL_TABLE = 4096
 
 
 class Step(NamedTuple):
@@ -213,7 +214,10 @@ def pulled_batch(
     plan: dict[str, list[np.ndarray]] = {table.name: [] for table in schema.tables}
     for column in ids:
         plan[column.field.table_name].append(column.value)
-    pulled, renamed = deduplicate(plan, {table.name: table.rows for table in schema.tables})
+    sizes = {table.name: table.rows for table in schema.tables}
+    # A small table is pulled at its full size whatever it names: one shape, compiled once.
+    full = {name: padded_size(rows) for name, rows in sizes.items() if rows <= _SMALL_TABLE}
+    pulled, renamed = deduplicate(plan, sizes, at_least=full)
     batch = _frame(log, requests, windows)
     for column in columns:
         value = column.value
