@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format accuracy clean
+.PHONY: demo test lint format results clean
 
 demo: $(READY)  ## mlp against din on the built-in world, in minutes
 	$(BIN)/recjax demo
@@ -21,8 +21,9 @@ format: $(READY)  ## put the tree into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-accuracy: $(READY)  ## the table of the README: three seeds, every source at hand
+results: $(READY)  ## the tables of the README, made anew (half an hour)
 	$(BIN)/recjax bench accuracy --out bench/results/accuracy
+	$(BIN)/recjax bench pipeline --out bench/results/pipeline
 	$(BIN)/python -m recjax.bench.readme
 
 $(READY): pyproject.toml constraints.txt

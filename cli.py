@@ -81,8 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(command=_evaluate)
 
     bench = commands.add_parser("bench", help="run a suite and write results.json")
-    bench.add_argument("suite", metavar="SUITE", help="accuracy")
+    bench.add_argument("suite", metavar="SUITE", help="accuracy, pipeline")
     bench.add_argument("--out", default="runs/bench", metavar="DIR")
+    bench.add_argument("--only", action="append", metavar="CASE", help="may be repeated")
+    bench.add_argument("--seeds", type=int, metavar="N", help="how many, where a suite trains")
     bench.set_defaults(command=_bench)
 
     demo = commands.add_parser("demo", help="mlp against din on the built-in world, in minutes")
@@ -117,7 +119,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _bench(options: argparse.Namespace) -> None:
     from .bench import suites
 
-    suites.run(options.suite, options.out)
+    suites.run(options.suite, options.out, only=options.only, seeds=options.seeds)
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -21,7 +21,6 @@ from ..train import launch, metrics
 from ..train.data.sources import open_source
 from .results import Row
 
-SEEDS = (0, 1, 2)
 MODELS = ("mlp", "din")
 METRICS = {"auc": "", "gauc": "", "logloss": "", "examples/s": "1/s"}
 
@@ -62,9 +61,15 @@ def cases() -> list[Case]:
     return found
 
 
-def run() -> list[Row]:
-    """All cases, all seeds."""
-    return compare(cases(), SEEDS)
+def run(only: list[str] | None = None, seeds: int = 3) -> list[Row]:
+    """Cases by name (all of them by default), with seeds 0, 1, ..."""
+    found = {case.name: case for case in cases()}
+    unknown = sorted(set(only or ()) - found.keys())
+    if unknown:
+        raise ValueError(f"Unknown case {unknown[0]!r}; at hand are {', '.join(found)}.")
+    if seeds < 1:
+        raise ValueError(f"--seeds must be >= 1, got {seeds}.")
+    return compare([found[name] for name in only or found], tuple(range(seeds)))
 
 
 def compare(chosen: list[Case], seeds: tuple[int, ...]) -> list[Row]:

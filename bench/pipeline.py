@@ -25,6 +25,13 @@ from ..zoo import mlp
 from ..zoo.features import Field, HashedRows, Schema, Table
 from .results import Row
 
+METRICS = [
+    "examples/s",
+    "ms per step",
+    "time against the smallest",
+    "tables and state",
+    "peak beyond them",
+]
 SIZES = (100_000, 1_000_000, 10_000_000)
 REPEATS = 5
 STEPS = 20

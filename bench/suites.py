@@ -5,32 +5,37 @@ from pathlib import Path
 
 from . import accuracy, pipeline, results
 
-SUITES: dict[str, tuple[Callable[[], list[results.Row]], list[str]]] = {
-    "accuracy": (accuracy.run, ["auc", "gauc", "logloss", "examples/s"]),
-    "pipeline": (
-        pipeline.run,
-        [
-            "examples/s",
-            "ms per step",
-            "time against the smallest",
-            "tables and state",
-            "peak beyond them",
-        ],
-    ),
+SUITES: dict[str, tuple[Callable[..., list[results.Row]], list[str]]] = {
+    "accuracy": (accuracy.run, list(accuracy.METRICS)),
+    "pipeline": (pipeline.run, pipeline.METRICS),
 }
 
 
-def run(suite: str, out: Path | str) -> Path:
+def run(
+    suite: str, out: Path | str, *, only: list[str] | None = None, seeds: int | None = None
+) -> Path:
     """Runs a suite, writes `out/results.json`, prints its table.
 
+    Args:
+      suite: one of `SUITES`.
+      out: folder of the results.
+      only: names of cases, for suites that have several; all by default.
+      seeds: how many, for suites that train; the suite's own number by default.
+
     Raises:
-      ValueError: an unknown suite.
+      ValueError: an unknown suite or case, or an option that the suite does not have.
     """
     if suite not in SUITES:
         raise ValueError(f"Unknown suite {suite!r}; choose from {', '.join(SUITES)}.")
     measure, columns = SUITES[suite]
-    rows = measure()
-    path = results.write(out, suite, f"recjax bench {suite}", 0, rows)
+    options = {"only": only, "seeds": seeds}
+    options = {name: value for name, value in options.items() if value}
+    if options and suite != "accuracy":
+        raise ValueError(f"Suite {suite!r} takes no --{' or --'.join(options)}.")
+    rows = measure(**options)
+    words = [f"recjax bench {suite}", *(f'--only "{case}"' for case in only or [])]
+    words += [f"--seeds {seeds}"] if seeds else []
+    path = results.write(out, suite, " ".join(words), 0, rows)
     print(results.markdown(rows, columns))
     print(f"\nwritten to {path}")
     return path
