@@ -33,7 +33,7 @@ METRICS = [
     "peak beyond them",
 ]
 SIZES = (100_000, 1_000_000, 10_000_000)
-REPEATS = 5
+REPEATS = 3
 STEPS = 20
 _BATCH, _HISTORY = 1024, 100
 _DISTINCT = 50_000  # items that events name, whatever the size of the table

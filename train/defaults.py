@@ -2,10 +2,9 @@
 
 `Settings()` says how to train. `MODEL` says which options of the models to switch on when nobody
 chooses; a model's own `Config()` stays the paper's. They were selected on the validation set of
-Amazon Beauty and are used for every model and every source. What mattered there, in validation
-AUC: q * v in the tower +.010 to .013, a decaying rate with dropout of embeddings +.004, three
-redrawn negatives instead of one +.004, softmax over no normalisation +.005 (short histories; on
-long ones it costs 1 to 2 points: `--set normalize=none`).
+Amazon Beauty and are used for every model and every source: q * v in the tower, a decaying rate
+with dropout of embeddings, several redrawn negatives per positive, a softmax over short histories
+(on long ones, such as MovieLens', `--set normalize=none` is worth a try).
 """
 
 import dataclasses
