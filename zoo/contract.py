@@ -5,6 +5,11 @@
     loss(variables, config, batch, *, key, axis_name=None)   -> (scalar, Aux)
     requirements(config), KIND
 
+A model of KIND "retrieval" adds two, and its logit is the largest over a user's vectors:
+
+    user_vectors(variables, config, batch)                   -> (B, K, d), mask (B, K)
+    item_vectors(variables, config, items {field: (N,)})     -> (N, d)
+
 `variables` are Flax's own collections, plain nested dicts: "tables" {name: (rows, dim)}, "params",
 and "batch_stats" where a model keeps running statistics. Tables may be whole or pulled (the rows
 that a batch names, ids renamed to positions): `apply` and `loss` never know which.
@@ -14,12 +19,25 @@ A batch is a dict nested by role. Shapes: `B` requests, `L` history events, `C` 
     user, context {field: (B,)}          history {field: (B, L)}, history_mask, history_age (B, L)
     candidate {field: (B, C)}, candidate_mask (B, C)      label, weight {task: (B, C)}
 
+and, where `requirements(config)` asks for them (the fields are those that stand in history):
+
+    history_negative {field: (B, L)}     an item that is not the event's, fields of items only
+    retrieved {field: (B, G, K)}, retrieved_mask, retrieved_age (B, G, K), group (B, C)
+                                         what an index found in the whole past of the user, one
+                                         group per distinct key of the candidates; group[b, c] is
+                                         the candidate's, -1 where nothing matches
+    sampled {field: (S,)}, sampled_log_q (S,), candidate_log_q (B, C)
+                                         negatives shared by the batch, fields of items only, and
+                                         the log of how many of each item S draws are expected to hold
+
+`history_negative` and `sampled` are for losses and absent when serving; `retrieved` is not.
+
 int32 = row id, float32 = dense, one more trailing axis = a bag or a dense vector. Row 0 is
 padding and reads as zeros. Valid events stand oldest first; the mask may have holes.
 """
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -43,9 +61,22 @@ class Aux(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Requirements:
-    """What the pipeline must put into a batch for this model, beyond labelled candidates."""
+    """What the pipeline must put into a batch beyond labelled candidates and a history.
 
-    history: bool = True
+    Attributes:
+      history_negatives: how `history_negative` is drawn among items that the user never touched:
+        "uniform" or "log_popularity" (log-uniform over items by falling popularity).
+      retrieved: newest events K per group of `retrieved`; 0 means no such role.
+      group_by: the field whose value makes the groups.
+      sampled: number S of shared negatives, drawn by log-uniform popularity. A model that has
+        them gets positives only: requests whose candidates were not clicked are left out, and no
+        negatives are added to them. 0 means none.
+    """
+
+    history_negatives: Literal["none", "uniform", "log_popularity"] = "none"
+    retrieved: int = 0
+    group_by: str = "category"
+    sampled: int = 0
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 import numpy as np
 
-from .contract import Batch, Variables
+from .contract import Batch, Requirements, Variables
 from .features import PADDING_ROW, RESERVED_ROWS, Field, Schema, Table, example_batch
 
 INIT_STD = 0.01
@@ -72,13 +72,23 @@ def _draw_in_blocks(key: PRNGKeyArray, table: Table) -> Float[Array, "rows dim"]
     return jax.lax.fori_loop(0, -(-table.rows // _BLOCK), write, rows)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def init_variables(key: PRNGKeyArray, module: nn.Module, schema: Schema) -> Variables:
-    """Tables, then everything else that `module` declares."""
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def init_variables(
+    key: PRNGKeyArray,
+    module: nn.Module,
+    schema: Schema,
+    requirements: Requirements = Requirements(),
+) -> Variables:
+    """Tables, then everything else that `module` declares when it sees a training batch."""
     table_key, param_key = jax.random.split(key)
     # Shapes decide parameters, and pulled tables have the same widths: few rows are enough.
     small = {table.name: jnp.zeros((RESERVED_ROWS, table.dim)) for table in schema.tables}
-    batch = example_batch(schema.with_rows(dict.fromkeys(small, RESERVED_ROWS)))
+    batch = example_batch(
+        schema.with_rows(dict.fromkeys(small, RESERVED_ROWS)),
+        history_negatives=requirements.history_negatives != "none",
+        retrieved=requirements.retrieved,
+        sampled=requirements.sampled,
+    )
     _, rest = module.apply(
         {"tables": small}, batch, rngs={"params": param_key}, mutable=["params", "batch_stats"]
     )
@@ -98,6 +108,26 @@ def read_tables(module: nn.Module, schema: Schema) -> dict[str, Float[Array, "ro
 def as_arrays(batch: Batch) -> Batch:
     """The batch as JAX arrays; pipelines and records deliver NumPy's."""
     return jax.tree.map(jnp.asarray, batch)
+
+
+def compact(batch: Batch) -> Batch:
+    """The batch with real events moved to the front of the history, in order.
+
+    For models that speak of the next event or of the newest ones: a mask may have holes.
+    """
+    mask = batch["history_mask"]
+    order = jnp.argsort(~mask, axis=1, stable=True)
+
+    def move(value: Array) -> Array:
+        index = order.reshape(order.shape + (1,) * (value.ndim - 2))
+        return jnp.take_along_axis(value, index, axis=1)
+
+    moved = {
+        name: jax.tree.map(move, batch[name])
+        for name in ("history", "history_mask", "history_age", "history_negative")
+        if name in batch
+    }
+    return {**batch, **moved}
 
 
 class Embedded(NamedTuple):
@@ -129,7 +159,7 @@ def embed(tables: dict[str, Float[Array, "rows dim"]], schema: Schema, batch: Ba
 
     def gather(role, wanted=lambda field: True):
         fields = [field for field in schema.role(role) if wanted(field)]
-        parts = [_field(tables, field, batch[role][field.name]) for field in fields]
+        parts = [embed_field(tables, field, batch[role][field.name]) for field in fields]
         return jnp.concatenate([jnp.zeros((*lead[role], 0), jnp.float32), *parts], axis=-1)
 
     order = {field.name: i for i, field in enumerate(schema.role("candidate"))}
@@ -137,7 +167,7 @@ def embed(tables: dict[str, Float[Array, "rows dim"]], schema: Schema, batch: Ba
         (field for field in schema.role("history") if field.name in shared),
         key=lambda field: order[field.name],
     )
-    history = [_field(tables, f, batch["history"][f.name]) for f in history_fields]
+    history = [embed_field(tables, f, batch["history"][f.name]) for f in history_fields]
     return Embedded(
         user=gather("user"),
         context=gather("context"),
@@ -148,7 +178,18 @@ def embed(tables: dict[str, Float[Array, "rows dim"]], schema: Schema, batch: Ba
     )
 
 
-def _field(tables, field: Field, value: Array) -> Float[Array, "... width"]:
+def embed_items(
+    tables: dict[str, Float[Array, "rows dim"]], schema: Schema, items: dict[str, Array]
+) -> Float[Array, "*lead D"]:
+    """Items wherever they stand (`history_negative`, `sampled`), as wide as `Embedded.candidate`."""
+    parts = [embed_field(tables, field, items[field.name]) for field in schema.item_fields]
+    return jnp.concatenate(parts, axis=-1)
+
+
+def embed_field(
+    tables: dict[str, Float[Array, "rows dim"]], field: Field, value: Array
+) -> Float[Array, "*lead width"]:
+    """One field: a row, the sum of a bag's rows, or the number itself."""
     if field.kind == "dense":
         return value if field.width else value[..., None]
     rows = lookup(tables[field.table_name], value)

@@ -192,6 +192,16 @@ class Schema:
         )
         return dataclasses.replace(self, tables=tables)
 
+    def with_dim(self, dim: int) -> "Schema":
+        """The same schema with tables of another width, for models that bring their own."""
+        tables = tuple(dataclasses.replace(table, dim=dim) for table in self.tables)
+        return dataclasses.replace(self, tables=tables)
+
+    @property
+    def item_fields(self) -> tuple[Field, ...]:
+        """Fields that stand in candidate and history: what an item is, whoever looks at it."""
+        return tuple(f for f in self.role("candidate") if self.find("history", f.name))
+
     @functools.cached_property
     def hash(self) -> str:
         """Hex digest of everything that must agree between training and serving (not `rows`)."""

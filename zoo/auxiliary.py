@@ -1,0 +1,55 @@
+"""The auxiliary loss that teaches a state what comes next.
+
+Zhou et al., "Deep Interest Evolution Network for Click-Through Rate Prediction", AAAI 2019,
+section 4.2, https://arxiv.org/abs/1809.03672. Used by DIEN and, as an option, by MIMN.
+
+    L_aux = -mean_t [ log s(h_t, e_{t+1}) + log(1 - s(h_t, e^-_{t+1})) ]
+
+over the valid t that have a valid successor. The score is a small MLP on [h_t, e], as in the
+authors' code (the paper writes the sigmoid of an inner product); without their BatchNorm, and
+averaged over valid steps instead of over all slots.
+Shapes: `B` requests, `L` events, `H` width of a state, `D` width of an item.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+class NextBehaviour(nn.Module):
+    """Scores whether an item is what comes after a state."""
+
+    units: tuple[int, ...] = (100, 50)
+
+    @nn.compact
+    def __call__(
+        self, state: Float[Array, "B L H"], item: Float[Array, "B L D"]
+    ) -> Float[Array, "B L"]:
+        """One logit per step: is `item[:, t]` what follows `state[:, t]`?"""
+        x = jnp.concatenate([state, item], axis=-1)
+        for i, width in enumerate(self.units):
+            x = nn.sigmoid(nn.Dense(width, name=f"dense_{i}")(x))
+        return nn.Dense(1, name="logit")(x)[..., 0]
+
+
+def auxiliary_loss(
+    net: NextBehaviour,
+    state: Float[Array, "B L H"],
+    item: Float[Array, "B L D"],
+    negative: Float[Array, "B L D"],
+    mask: Bool[Array, "B L"],
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """Mean over the steps that have a successor; 0 where there is none. Histories are compact.
+
+    `item[:, t]` is the event of step t, `negative[:, t]` an item that is not; `net` is called
+    inside a compact module.
+    """
+    follows = mask[:, :-1] & mask[:, 1:]
+    yes, no = net(state[:, :-1], item[:, 1:]), net(state[:, :-1], negative[:, 1:])
+    each = jnp.where(follows, nn.softplus(-yes) + nn.softplus(no), 0.0)
+    total, count = each.sum(), follows.sum(dtype=jnp.float32)
+    if axis_name is not None:
+        total, count = jax.lax.psum((total, count), axis_name)
+    return total / jnp.maximum(count, 1.0)
