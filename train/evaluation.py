@@ -36,7 +36,12 @@ def predict(
     score = _scorer(model, config)
     parts: list[dict[str, jax.Array]] = []
     batches = evaluation_batches(
-        config.schema, dataset.log, requests, batch_size=_BATCH_SIZE, history=history
+        config.schema,
+        dataset.log,
+        requests,
+        batch_size=_BATCH_SIZE,
+        history=history,
+        requirements=model.requirements(config),
     )
     for batch in batches:
         batch = {key: value for key, value in batch.items() if key not in ("label", "weight")}

@@ -155,6 +155,7 @@ class _Trainer:
             seed=settings.seed,
             unseen_share=settings.unseen_share,
             multiple_of=devices,
+            requirements=model.requirements(config),
         )
         self.total_steps = len(self._batches) * settings.epochs
         if settings.steps:

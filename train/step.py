@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int32
+import numpy as np
 import optax
 
 from ..zoo.contract import Batch, Model, Variables
@@ -140,9 +141,17 @@ def _decay(settings: Settings, step: Int32[Array, ""], total_steps: int) -> Arra
 
 
 def shard(batch: Batch, devices: int) -> Batch:
-    """Splits the requests of a batch over devices: (B, ...) becomes (devices, B / devices, ...)."""
+    """Splits the requests of a batch over devices: (B, ...) becomes (devices, B / devices, ...).
+
+    Shared negatives belong to no request: every device gets them all.
+    """
     split = lambda x: x.reshape(devices, x.shape[0] // devices, *x.shape[1:])
-    return jax.tree.map(split, batch)
+    copy = lambda x: np.broadcast_to(x, (devices, *x.shape))
+    shared = ("sampled", "sampled_log_q")
+    return {
+        role: jax.tree.map(copy if role in shared else split, value)
+        for role, value in batch.items()
+    }
 
 
 def parallel_step(

@@ -28,7 +28,8 @@ and, where `requirements(config)` asks for them (the fields are those that stand
                                          the candidate's, -1 where nothing matches
     sampled {field: (S,)}, sampled_log_q (S,), candidate_log_q (B, C)
                                          negatives shared by the batch, fields of items only, and
-                                         the log of how many of each item S draws are expected to hold
+                                         the log of how many times S draws hold the item on
+                                         average
 
 `history_negative` and `sampled` are for losses and absent when serving; `retrieved` is not.
 
@@ -46,10 +47,15 @@ Variables: TypeAlias = dict[str, Any]
 
 
 class Output(NamedTuple):
-    """What a ranking model says of each candidate. `logit` ranks; `tasks` holds one per task."""
+    """What a ranking model says of each candidate.
+
+    `logit` ranks; `tasks` holds the log-odds of each task's label. A model that multiplies
+    probabilities (ESMM) gives their logarithms too: they add where log-odds do not.
+    """
 
     logit: Float[Array, "B C"]
     tasks: dict[str, Float[Array, "B C"]]
+    log_probabilities: dict[str, Float[Array, "B C"]] | None = None
 
 
 class Aux(NamedTuple):
@@ -77,6 +83,9 @@ class Requirements:
     retrieved: int = 0
     group_by: str = "category"
     sampled: int = 0
+
+
+NOTHING_MORE = Requirements()
 
 
 @runtime_checkable

@@ -5,7 +5,7 @@ Shapes: `B` requests, `L` history events, `C` candidates, `D` width of a behavio
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 import zlib
 
 import flax.linen as nn
@@ -14,10 +14,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 import numpy as np
 
-from .contract import Batch, Requirements, Variables
+from .contract import NOTHING_MORE, Batch, Requirements, Variables
 from .features import PADDING_ROW, RESERVED_ROWS, Field, Schema, Table, example_batch
 
 INIT_STD = 0.01
+Pooling = Literal["sum", "mean"]
 _BLOCK = 65536
 
 
@@ -77,7 +78,7 @@ def init_variables(
     key: PRNGKeyArray,
     module: nn.Module,
     schema: Schema,
-    requirements: Requirements = Requirements(),
+    requirements: Requirements = NOTHING_MORE,
 ) -> Variables:
     """Tables, then everything else that `module` declares when it sees a training batch."""
     table_key, param_key = jax.random.split(key)
@@ -181,7 +182,7 @@ def embed(tables: dict[str, Float[Array, "rows dim"]], schema: Schema, batch: Ba
 def embed_items(
     tables: dict[str, Float[Array, "rows dim"]], schema: Schema, items: dict[str, Array]
 ) -> Float[Array, "*lead D"]:
-    """Items wherever they stand (`history_negative`, `sampled`), as wide as `Embedded.candidate`."""
+    """Items of `history_negative` or `sampled`, as wide as `Embedded.candidate`."""
     parts = [embed_field(tables, field, items[field.name]) for field in schema.item_fields]
     return jnp.concatenate(parts, axis=-1)
 
@@ -237,3 +238,13 @@ def for_each_candidate(interest: Float[Array, "B V"], candidates: int) -> Float[
 def masked_sum(values: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B D"]:
     """Sum over the real events; what stands in the others does not matter, not even NaN."""
     return jnp.where(mask[..., None], values, 0.0).sum(axis=1)
+
+
+def pool(
+    history: Float[Array, "B L D"], mask: Bool[Array, "B L"], pooling: Pooling
+) -> Float[Array, "B D"]:
+    """Sum or mean of the real events; zeros for an empty history."""
+    total = masked_sum(history, mask)
+    if pooling == "sum":
+        return total
+    return total / jnp.maximum(mask.sum(axis=1, keepdims=True, dtype=jnp.float32), 1.0)

@@ -99,8 +99,8 @@ class RunningMoments(nn.Module):
         return moments
 
 
-class Tower(nn.Module):
-    """Fully connected layers to one logit. Most Alibaba papers: 200, 80, 1."""
+class Layers(nn.Module):
+    """Fully connected layers, each with its activation."""
 
     units: tuple[int, ...]
     activation: Activation = "prelu"
@@ -110,13 +110,16 @@ class Tower(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[Array, "B C I"], mask: Bool[Array, "B C"], *, train: bool
-    ) -> Float[Array, "B C"]:
-        """One logit per candidate."""
+    ) -> Float[Array, "B C H"]:
+        """The last layer's activations; `x` itself if there are no layers."""
+        return self._hidden(x, mask, train)
+
+    def _hidden(self, x, mask, train):
         for i, width in enumerate(self.units):
             x = nn.Dense(width, name=f"dense_{i}")(x)
             x = self._activate(x, mask, train, f"{self.activation}_{i}")
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(1, name="logit")(x)[..., 0]
+        return x
 
     def _activate(self, x, mask, train, name):
         if self.activation == "dice":
@@ -125,3 +128,14 @@ class Tower(nn.Module):
             initial = nn.initializers.constant(PRELU_ALPHA)
             return prelu(x, self.param(name, initial, (x.shape[-1],)))
         return {"relu": nn.relu, "sigmoid": nn.sigmoid}[self.activation](x)
+
+
+class Tower(Layers):
+    """Fully connected layers to one logit. Most Alibaba papers: 200, 80, 1."""
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B C I"], mask: Bool[Array, "B C"], *, train: bool
+    ) -> Float[Array, "B C"]:
+        """One logit per candidate."""
+        return nn.Dense(1, name="logit")(self._hidden(x, mask, train))[..., 0]

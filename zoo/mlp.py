@@ -26,7 +26,7 @@ from .embeddings import (
     embed,
     for_each_candidate,
     init_variables,
-    masked_sum,
+    pool,
     read_tables,
     tower_input,
 )
@@ -112,13 +112,3 @@ class MLP(nn.Module):
         tower = Tower(config.tower_units, config.activation, axis_name=self.axis_name, name="tower")
         logit = tower(x, batch["candidate_mask"], train=train)
         return Output(logit, {config.schema.tasks[0]: logit})
-
-
-def pool(
-    history: Float[Array, "B L D"], mask: Array, pooling: Literal["sum", "mean"]
-) -> Float[Array, "B D"]:
-    """Sum or mean of the real events; zeros for an empty history."""
-    total = masked_sum(history, mask)
-    if pooling == "sum":
-        return total
-    return total / jnp.maximum(mask.sum(axis=1, keepdims=True, dtype=jnp.float32), 1.0)

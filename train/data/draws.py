@@ -4,6 +4,8 @@ Training can then resume anywhere, and two processes that draw for different exa
 orders and negatives, which NumPy's sequential generators would tie to the order of asking.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ...zoo.features.signature import mix
@@ -40,7 +42,7 @@ def permutation(size: int, *address: int) -> np.ndarray:
 
 
 class UntouchedItems:
-    """Draws items that a user never touches in the whole log, uniformly."""
+    """Draws items that a user never touches in the whole log."""
 
     def __init__(self, log: EventLog):
         users = np.repeat(np.arange(log.num_users), log.lengths())
@@ -53,16 +55,29 @@ class UntouchedItems:
                 f"user {user} of the log touched all {self._size} items: no negative can be drawn."
             )
 
-    def draw(self, user: np.ndarray, count: int, *address: int | np.ndarray) -> np.ndarray:
+    def draw(
+        self,
+        user: np.ndarray,
+        count: int,
+        *address: int | np.ndarray,
+        items: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> np.ndarray:
         """(len(user), count) int32 items; `address` broadcasts against `user`.
 
+        Uniform over all items, unless `items` makes them of uniform numbers in [0, 1).
         A draw that hits a touched item is drawn again until it does not. One request's negatives
         may repeat each other.
         """
         column = np.arange(count)
         parts = [np.asarray(part)[..., None] for part in address]
         attempt = 0
-        item = below(self._size, *parts, column[None], attempt)
+
+        def propose() -> np.ndarray:
+            if items is None:
+                return below(self._size, *parts, column[None], attempt)
+            return items(uniform(*parts, column[None], attempt))
+
+        item = propose()
         item = np.broadcast_to(item, (len(user), count)).copy()
         users = np.broadcast_to(user.astype(np.int64)[:, None], item.shape)
         while True:
@@ -70,8 +85,7 @@ class UntouchedItems:
             if not again.any():
                 return item.astype(np.int32)
             attempt += 1
-            fresh = below(self._size, *parts, column[None], attempt)
-            item[again] = np.broadcast_to(fresh, item.shape)[again]
+            item[again] = np.broadcast_to(propose(), item.shape)[again]
 
     def _is_touched(self, key: np.ndarray) -> np.ndarray:
         at = np.minimum(np.searchsorted(self._touched, key), len(self._touched) - 1)

@@ -12,11 +12,13 @@ import zlib
 
 import numpy as np
 
-from ...zoo.features import UNSEEN_ROW, Field, Schema
+from ...zoo.contract import NOTHING_MORE, Requirements
+from ...zoo.features import ROLES, UNSEEN_ROW, Field, Schema
 from . import draws
 from .dataset import Dataset
 from .deduplicate import Pulled, deduplicate, distinct, padded_size
 from .event_log import EventLog, Requests
+from .required import NOTHING, Extra, Required, index_for, look_up
 
 _SHORTEST_BUCKET = 8
 _SMALL_TABLE = 4096
@@ -51,6 +53,10 @@ class TrainingBatches:
       unseen_share: share of a batch's distinct items whose row it replaces by row 1, so that the
         unseen row learns what an unknown item is like; drawn for each table by itself.
       multiple_of: the number of requests is a multiple of this (devices of a pmap).
+      requirements: of the model that is trained.
+
+    Raises:
+      ValueError: a bad size, or something required that the dataset does not have.
     """
 
     def __init__(
@@ -63,6 +69,7 @@ class TrainingBatches:
         seed: int = 0,
         unseen_share: float = 0.0,
         multiple_of: int = 1,
+        requirements: Requirements = NOTHING_MORE,
     ):
         for name, value in (("batch_size", batch_size), ("history", history)):
             if value < 1:
@@ -71,9 +78,13 @@ class TrainingBatches:
             raise ValueError(f"unseen_share must be in [0, 1), got {unseen_share}.")
         self._dataset, self._history, self._seed = dataset, history, seed
         self._unseen_share = unseen_share
+        self._required = Required(dataset, requirements)
         self._negatives = 0
-        candidates = dataset.train.candidate.shape[1]
-        if dataset.samples_negatives:
+        self._requests = dataset.train
+        if requirements.sampled:
+            self._requests = positives(dataset.train, dataset.schema.tasks[0])
+        candidates = self._requests.candidate.shape[1]
+        if dataset.samples_negatives and not requirements.sampled:
             if negatives < 1:
                 raise ValueError(f"negatives must be >= 1 for {dataset.name}, got {negatives}.")
             self._negatives = negatives
@@ -85,36 +96,60 @@ class TrainingBatches:
 
     def __len__(self) -> int:
         """Batches per epoch; the last one is filled up with empty requests."""
-        return -(-len(self._dataset.train) // self.requests_per_batch)
+        return -(-len(self._requests) // self.requests_per_batch)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Step]:
         """The batches `start, start + 1, ...` of an epoch."""
-        order = draws.permutation(len(self._dataset.train), self._seed, epoch)
+        order = draws.permutation(len(self._requests), self._seed, epoch)
         size = self.requests_per_batch
         for index in range(start, len(self)):
             yield self._step(epoch, index, order[index * size : (index + 1) * size])
 
     def _step(self, epoch: int, index: int, example: np.ndarray) -> Step:
-        dataset = self._dataset
-        requests = dataset.train.take(example)
+        dataset, address = self._dataset, (self._seed, epoch, index)
+        requests = self._requests.take(example)
         if self._negatives:
             negative = self._untouched.draw(
                 requests.user, self._negatives, self._seed, epoch, example
             )
             requests = with_negatives(requests, negative, self._seed, epoch, example)
         requests = fill_up(requests, self.requests_per_batch)
-        hide = Hide(self._unseen_share, (self._seed, epoch, index))
-        return pulled_batch(dataset.schema, dataset.log, requests, history=self._history, hide=hide)
+        extra = self._required.draw(requests, window_length(requests, self._history), *address)
+        hide = Hide(self._unseen_share, address)
+        return pulled_batch(
+            dataset.schema, dataset.log, requests, history=self._history, extra=extra, hide=hide
+        )
 
 
 def evaluation_batches(
-    schema: Schema, log: EventLog, requests: Requests, *, batch_size: int, history: int
+    schema: Schema,
+    log: EventLog,
+    requests: Requests,
+    *,
+    batch_size: int,
+    history: int,
+    requirements: Requirements = NOTHING_MORE,
 ) -> Iterator[dict[str, Any]]:
     """Batches of whole-table row ids, in order; the last one is filled up with empty requests."""
     size = max(1, batch_size // requests.candidate.shape[1])
+    index = index_for(log, requirements)
     for start in range(0, len(requests), size):
         part = fill_up(requests.take(slice(start, start + size)), size)
-        yield whole_batch(schema, log, part, history=history)
+        extra = look_up(index, part, requirements)
+        yield whole_batch(schema, log, part, history=history, extra=extra)
+
+
+def positives(requests: Requests, task: str) -> Requests:
+    """One request of a single candidate for every positive label of `task`."""
+    row, column = np.nonzero((requests.label[task] > 0) & (requests.candidate >= 0))
+    pick = lambda columns: {name: value[row, column][:, None] for name, value in columns.items()}
+    return dataclasses.replace(
+        requests.take(row),
+        candidate=requests.candidate[row, column][:, None],
+        label=pick(requests.label),
+        weight=pick(requests.weight),
+        shown=pick(requests.shown),
+    )
 
 
 def with_negatives(requests: Requests, negative: np.ndarray, *address: Any) -> Requests:
@@ -155,7 +190,7 @@ def fill_up(requests: Requests, size: int) -> Requests:
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Histories as slices of a log: event positions (B, L), and which of them are real."""
+    """Parts of histories: event positions in a log, (B, L) or more axes, and which are real."""
 
     at: np.ndarray
     mask: np.ndarray
@@ -165,9 +200,14 @@ class Windows:
         """The newest `history` events before each cut, oldest first, left-aligned."""
         kept = np.minimum(requests.cut, history)
         first = log.offsets[requests.user] + requests.cut - kept
-        column = np.arange(bucket(int(kept.max(initial=0)), history))
+        column = np.arange(window_length(requests, history))
         mask = column < kept[:, None]
         return Windows(np.where(mask, first[:, None] + column, 0), mask)
+
+
+def window_length(requests: Requests, history: int) -> int:
+    """L of the batch of these requests."""
+    return bucket(min(int(requests.cut.max(initial=0)), history), history)
 
 
 def bucket(longest: int, history: int) -> int:
@@ -182,8 +222,9 @@ def bucket(longest: int, history: int) -> int:
 
 
 class _Column(NamedTuple):
-    """One field of a batch, as `value[at]`, or as `value` where `at` is None."""
+    """One field of a role, as `value[at]`, or as `value` where `at` is None."""
 
+    role: str
     field: Field
     value: np.ndarray
     at: np.ndarray | None = None
@@ -194,22 +235,28 @@ class _Column(NamedTuple):
 
 
 def whole_batch(
-    schema: Schema, log: EventLog, requests: Requests, *, history: int
+    schema: Schema, log: EventLog, requests: Requests, *, history: int, extra: Extra = NOTHING
 ) -> dict[str, Any]:
     """The batch of these requests, ids being rows of the whole tables."""
     windows = Windows.cut(log, requests, history)
-    batch = _frame(log, requests, windows)
-    for column in _columns(schema, log, requests, windows):
-        batch[column.field.role][column.field.name] = column.full()
+    batch = _frame(log, requests, windows, extra)
+    for column in _columns(schema, log, requests, windows, extra):
+        batch[column.role][column.field.name] = column.full()
     return batch
 
 
 def pulled_batch(
-    schema: Schema, log: EventLog, requests: Requests, *, history: int, hide: Hide = _SHOW_ALL
+    schema: Schema,
+    log: EventLog,
+    requests: Requests,
+    *,
+    history: int,
+    extra: Extra = NOTHING,
+    hide: Hide = _SHOW_ALL,
 ) -> Step:
     """The batch of these requests and the rows it pulls, ids being positions among them."""
     windows = Windows.cut(log, requests, history)
-    columns = _columns(schema, log, requests, windows, hide)
+    columns = _columns(schema, log, requests, windows, extra, hide)
     ids = [column for column in columns if column.field.kind != "dense"]
     plan: dict[str, list[np.ndarray]] = {table.name: [] for table in schema.tables}
     for column in ids:
@@ -218,29 +265,47 @@ def pulled_batch(
     # A small table is pulled at its full size whatever it names: one shape, compiled once.
     full = {name: padded_size(rows) for name, rows in sizes.items() if rows <= _SMALL_TABLE}
     pulled, renamed = deduplicate(plan, sizes, at_least=full)
-    batch = _frame(log, requests, windows)
+    batch = _frame(log, requests, windows, extra)
     for column in columns:
         value = column.value
         if column.field.kind != "dense":
             value = renamed[column.field.table_name].pop(0)
-        batch[column.field.role][column.field.name] = column.full(value)
+        batch[column.role][column.field.name] = column.full(value)
     return Step(batch, pulled)
 
 
 def _columns(
-    schema: Schema, log: EventLog, requests: Requests, windows: Windows, hide: Hide = _SHOW_ALL
+    schema: Schema,
+    log: EventLog,
+    requests: Requests,
+    windows: Windows,
+    extra: Extra,
+    hide: Hide = _SHOW_ALL,
 ) -> list[_Column]:
-    """Every field of the batch.
+    """Every field of every role of the batch.
 
     Items repeat within a batch, so their columns are read once per distinct item: what follows
     (renaming ids) is then small. Slot 0 of the distinct items stands for no item.
     """
-    real = windows.mask
-    past = np.where(real, log.item[windows.at] + np.int32(1), np.int32(0))
-    items, positions = distinct(past, requests.candidate + np.int32(1))
-    at = {"history": positions[0], "candidate": positions[1]}
+    events = {"history": windows}
+    fields = {role: schema.role(role) for role in ROLES}
+    named = {"candidate": requests.candidate}
+    if extra.groups is not None:
+        events["retrieved"] = Windows(extra.groups.at, extra.groups.mask)
+        fields["retrieved"] = schema.role("history")
+    if extra.history_negative is not None:
+        named["history_negative"] = np.where(windows.mask, extra.history_negative, np.int32(-1))
+        fields["history_negative"] = schema.item_fields
+    if extra.sampled is not None:
+        named["sampled"] = extra.sampled
+        fields["sampled"] = schema.item_fields
+    named |= {
+        role: np.where(some.mask, log.item[some.at], np.int32(-1)) for role, some in events.items()
+    }
+    items, positions = distinct(*(item + np.int32(1) for item in named.values()))
+    at = dict(zip(named, positions, strict=True))
 
-    def of_items(field: Field) -> _Column:
+    def of_items(role: str, field: Field) -> _Column:
         value = log.items[field.name][np.maximum(items - 1, 0)]
         value = _keep(items > 0, value)
         if hide.share and field.kind == "id":
@@ -250,36 +315,52 @@ def _columns(
                 draws.uniform(*hide.address, table, items) < hide.share
             )
             value = np.where(hidden, np.int32(UNSEEN_ROW), value)
-        return _Column(field, value, at[field.role])
+        return _Column(role, field, value, at[role])
 
-    columns = []
-    for field in schema.fields:
-        if field.role == "user":
-            columns.append(_Column(field, log.users[field.name][requests.user]))
-        elif field.role == "context":
-            columns.append(_Column(field, requests.context[field.name]))
-        elif field.role == "history" and field.name in log.event:
-            columns.append(_Column(field, _keep(real, log.event[field.name][windows.at])))
-        elif field.role == "candidate" and field.name in requests.shown:
+    def column(role: str, field: Field) -> _Column:
+        if role == "user":
+            return _Column(role, field, log.users[field.name][requests.user])
+        if role == "context":
+            return _Column(role, field, requests.context[field.name])
+        if role in events and field.name in log.event:
+            some = events[role]
+            return _Column(role, field, _keep(some.mask, log.event[field.name][some.at]))
+        if role == "candidate" and field.name in requests.shown:
             shown = requests.shown[field.name]
-            columns.append(_Column(field, _keep(requests.candidate >= 0, shown)))
-        else:
-            columns.append(of_items(field))
-    return columns
+            return _Column(role, field, _keep(requests.candidate >= 0, shown))
+        return of_items(role, field)
+
+    return [column(role, field) for role, members in fields.items() for field in members]
 
 
-def _frame(log: EventLog, requests: Requests, windows: Windows) -> dict[str, Any]:
+def _frame(log: EventLog, requests: Requests, windows: Windows, extra: Extra) -> dict[str, Any]:
     """Everything of a batch that is not a field."""
-    batch: dict[str, Any] = {"user": {}, "context": {}, "history": {}, "candidate": {}}
-    batch["history_mask"] = windows.mask
-    if log.has_clock:
-        age = np.clip(requests.time[:, None] - log.time[windows.at], 0, 2**31 - 1)
-        batch["history_age"] = np.where(windows.mask, age, 0).astype(np.int32)
+    batch: dict[str, Any] = {role: {} for role in ROLES}
     batch["candidate_mask"] = requests.candidate >= 0
     batch["label"] = dict(requests.label)
     if requests.weight:
         batch["weight"] = dict(requests.weight)
+    batch |= _events("history", log, requests, windows)
+    if extra.groups is not None:
+        groups = Windows(extra.groups.at, extra.groups.mask)
+        batch |= {"retrieved": {}, "group": extra.groups.group}
+        batch |= _events("retrieved", log, requests, groups)
+    if extra.history_negative is not None:
+        batch["history_negative"] = {}
+    if extra.sampled is not None:
+        batch |= {"sampled": {}, "sampled_log_q": extra.sampled_log_q}
+        batch["candidate_log_q"] = extra.candidate_log_q
     return batch
+
+
+def _events(role: str, log: EventLog, requests: Requests, some: Windows) -> dict[str, Any]:
+    """Mask and age of events, whatever role they stand in."""
+    result: dict[str, Any] = {f"{role}_mask": some.mask}
+    if log.has_clock:
+        now = requests.time.reshape((-1,) + (1,) * (some.at.ndim - 1))
+        age = np.clip(now - log.time[some.at], 0, 2**31 - 1)
+        result[f"{role}_age"] = np.where(some.mask, age, 0).astype(np.int32)
+    return result
 
 
 def _keep(mask: np.ndarray, value: np.ndarray) -> np.ndarray:
