@@ -1,16 +1,30 @@
-# A fresh machine gets exactly what CI got: one virtual environment, pinned by constraints.txt.
+# A fresh machine gets exactly what CI got: virtual environments pinned by constraints.txt, one for
+# the work and, as its libraries are heavy and no dependency of ours, one for parity.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PARITY ?= .venv-parity
+NEWEST ?= .venv-newest
+NEWEST_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python \
+	/usr/local/bin/python3.12 /usr/bin/python3.12) $(PYTHON))
 
-.PHONY: demo test lint format results clean
+.PHONY: demo test contract parity lint format results clean
 
 demo: $(READY)  ## mlp against din on the built-in world, in minutes
 	$(BIN)/recjax demo
 
 test: $(READY)  ## every test; needs no accelerator and no network
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not variant"
+
+# The newest Python and JAX that we claim, unpinned; `test` has the oldest. Where this machine has
+# no such Python, the one it has.
+contract: $(NEWEST)/.ready  ## the promises of all models under all options
+	$(NEWEST)/bin/python -m pytest -q -n 2 tests/zoo/test_contract.py
+
+# On Linux, PyPI's torch brings CUDA along: PIP_EXTRA_INDEX_URL may name an index of CPU builds.
+parity: $(PARITY)/.ready  ## our models against three libraries for PyTorch, weights mapped
+	$(PARITY)/bin/python -m pytest -q -n 2 tests/parity
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
@@ -27,11 +41,19 @@ results: $(READY)  ## the tables of the README, made anew (half an hour)
 	$(BIN)/recjax bench pipeline --out bench/results/pipeline
 	$(BIN)/python -m recjax.bench.readme
 
-$(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $(READY)
+$(VENV)/.ready: EXTRA := dev
+$(PARITY)/.ready: EXTRA := parity
+$(VENV)/.ready $(PARITY)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRA)]'
+	touch $@
+
+$(NEWEST)/.ready: pyproject.toml
+	$(NEWEST_PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet --editable '.[test]'
+	touch $@
 
 clean:
-	rm -rf $(VENV) build runs .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PARITY) $(NEWEST) build runs .pytest_cache .ruff_cache

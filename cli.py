@@ -2,6 +2,7 @@
 
     recjax train MODEL [--data SOURCE] [--out DIR] ...     recjax evaluate DIR [--data SOURCE]
     recjax bench SUITE [--out DIR]                         recjax demo
+    recjax export DIR --format stablehlo --out DIR
 
 Bad input ends with one line on standard error and exit code 2.
 """
@@ -81,11 +82,17 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(command=_evaluate)
 
     bench = commands.add_parser("bench", help="run a suite and write results.json")
-    bench.add_argument("suite", metavar="SUITE", help="accuracy, pipeline")
+    bench.add_argument("suite", metavar="SUITE", help="accuracy, worlds, pipeline")
     bench.add_argument("--out", default="runs/bench", metavar="DIR")
     bench.add_argument("--only", action="append", metavar="CASE", help="may be repeated")
     bench.add_argument("--seeds", type=int, metavar="N", help="how many, where a suite trains")
     bench.set_defaults(command=_bench)
+
+    export = commands.add_parser("export", help="turn a run into an artifact that serves")
+    export.add_argument("folder", metavar="DIR", help="folder of a run")
+    export.add_argument("--format", choices=("stablehlo",), default="stablehlo")
+    export.add_argument("--out", required=True, metavar="DIR", help="folder of the artifact")
+    export.set_defaults(command=_export)
 
     demo = commands.add_parser("demo", help="mlp against din on the built-in world, in minutes")
     demo.add_argument("--out", default="runs/demo", metavar="DIR")
@@ -120,6 +127,12 @@ def _bench(options: argparse.Namespace) -> None:
     from .bench import suites
 
     suites.run(options.suite, options.out, only=options.only, seeds=options.seeds)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from .export import stablehlo
+
+    _show(stablehlo.export_run(options.folder, options.out))
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -16,12 +16,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from .. import zoo
 from ..train.data.dataset import Dataset
 from ..train.data.event_log import EventLog, Requests
 from ..train.data.pipeline import TrainingBatches
+from ..train.defaults import model_config
 from ..train.settings import Settings
 from ..train.step import initial_state, make_step
-from ..zoo import mlp
 from ..zoo.features import Field, HashedRows, Schema, Table
 from .results import Row
 
@@ -33,7 +34,8 @@ METRICS = [
     "peak beyond them",
 ]
 SIZES = (100_000, 1_000_000, 10_000_000)
-REPEATS = 3
+MODELS = ("mlp", "din")
+REPEATS = 5
 STEPS = 20
 _BATCH, _HISTORY = 1024, 100
 _DISTINCT = 50_000  # items that events name, whatever the size of the table
@@ -42,24 +44,22 @@ _DISTINCT = 50_000  # items that events name, whatever the size of the table
 def run() -> list[Row]:
     """Rows of the suite."""
     rows = [Row.of("batch assembly, history 100", "pipeline", "examples/s", assembly(), "1/s")]
-    found: dict[int, list[dict[str, float]]] = {size: [] for size in SIZES}
+    runs = [(model, size) for size in SIZES for model in MODELS]
+    found: dict[tuple[str, int], list[dict[str, float]]] = {key: [] for key in runs}
     for _ in range(REPEATS):
-        for size in SIZES:  # interleaved, so that a noisy moment does not fall on one size
-            command = [sys.executable, "-m", f"{__package__}.pipeline", str(size)]
+        for model, size in runs:  # interleaved, so that a noisy moment does not fall on one size
+            command = [sys.executable, "-m", f"{__package__}.pipeline", model, str(size)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found[size].append(json.loads(done.stdout.splitlines()[-1]))
-    smallest = [one["ms"] for one in found[SIZES[0]]]
-    for size in SIZES:
-        case = f"tables of {size:,} rows"
-        step, extra = ([one[key] for one in found[size]] for key in ("ms", "extra"))
-        ratio = [ms / base for ms, base in zip(step, smallest, strict=True)]
+            found[model, size].append(json.loads(done.stdout.splitlines()[-1]))
+    for model, size in runs:
+        case, method = f"tables of {size:,} rows", f"{model}'s step"
+        of = lambda key, size=size, model=model: [one[key] for one in found[model, size]]
+        ratio = [ms / base for ms, base in zip(of("ms"), of("ms", SIZES[0]), strict=True)]
         rows += [
-            Row.of(case, "training step", "ms per step", step, "ms"),
-            Row.of(case, "training step", "time against the smallest", ratio),
-            Row.of(case, "training step", "tables and state", [found[size][0]["held"]], "MiB"),
-            Row.of(
-                case, "training step", "peak beyond them", [f["extra"] for f in found[size]], "MiB"
-            ),
+            Row.of(case, method, "ms per step", of("ms"), "ms"),
+            Row.of(case, method, "time against the smallest", ratio),
+            Row.of(case, method, "tables and state", of("held"), "MiB"),
+            Row.of(case, method, "peak beyond them", of("extra"), "MiB"),
         ]
     return rows
 
@@ -121,14 +121,15 @@ def synthetic(rows: int) -> Dataset:
     )
 
 
-def measure(rows: int) -> dict[str, float]:
+def measure(model: str, rows: int) -> dict[str, float]:
     """Median milliseconds per step, and MiB of tables with state, and of the peak beyond them."""
     before = _peak_mib()
     data, settings = synthetic(rows), Settings(batch_size=_BATCH, history=_HISTORY)
-    config = mlp.Config(schema=data.schema)
-    step = jax.jit(make_step(mlp, config, settings, total_steps=10**6), donate_argnums=0)
+    module = zoo.MODELS[model]
+    config = model_config(module, data.schema)
+    step = jax.jit(make_step(module, config, settings, total_steps=10**6), donate_argnums=0)
     batches = TrainingBatches(data, batch_size=_BATCH, history=_HISTORY)
-    state = jax.block_until_ready(initial_state(mlp, config, settings, {}))
+    state = jax.block_until_ready(initial_state(module, config, settings, {}))
     held = sum(x.nbytes for x in jax.tree.leaves((state.tables, state.table_state))) / 2**20
     times: list[float] = []
     started = time.perf_counter()
@@ -150,7 +151,7 @@ def _peak_mib() -> float:
 
 
 def _main(arguments: list[str]) -> Any:
-    print(json.dumps(measure(int(arguments[0]))))
+    print(json.dumps(measure(arguments[0], int(arguments[1]))))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from . import accuracy, pipeline, results
+from . import accuracy, pipeline, results, worlds
 
 SUITES: dict[str, tuple[Callable[..., list[results.Row]], list[str]]] = {
-    "accuracy": (accuracy.run, list(accuracy.METRICS)),
+    "accuracy": (accuracy.run, accuracy.METRICS),
+    "worlds": (worlds.run, worlds.METRICS),
     "pipeline": (pipeline.run, pipeline.METRICS),
 }
 
@@ -30,7 +31,7 @@ def run(
     measure, columns = SUITES[suite]
     options = {"only": only, "seeds": seeds}
     options = {name: value for name, value in options.items() if value}
-    if options and suite != "accuracy":
+    if options and suite not in ("accuracy", "worlds"):
         raise ValueError(f"Suite {suite!r} takes no --{' or --'.join(options)}.")
     rows = measure(**options)
     words = [f"recjax bench {suite}", *(f'--only "{case}"' for case in only or [])]

@@ -3,8 +3,9 @@
 `Settings()` says how to train. `MODEL` says which options of the models to switch on when nobody
 chooses; a model's own `Config()` stays the paper's. They were selected on the validation set of
 Amazon Beauty and are used for every model and every source: q * v in the tower, a decaying rate
-with dropout of embeddings, several redrawn negatives per positive, a softmax over short histories
-(on long ones, such as MovieLens', `--set normalize=none` is worth a try).
+with dropout of embeddings, several redrawn negatives per positive, a small activation unit.
+`SETTINGS` names the few models that are not trained like the others: linear ones, whose rows an
+optimiser of their own makes sparse.
 """
 
 import dataclasses
@@ -12,12 +13,22 @@ from typing import Any
 
 from ..zoo.contract import Model
 from ..zoo.features import Schema
+from .settings import Settings
 
 MODEL: dict[str, Any] = {
     "product": True,
     "embedding_dropout": 0.3,
-    "normalize": "softmax",
+    "attention_units": (32, 16),
 }
+SETTINGS: dict[str, dict[str, Any]] = {
+    "lr": {"table_optimizer": "ftrl", "table_learning_rate": 1.0},
+    "mlr": {"table_optimizer": "proximal", "table_learning_rate": 0.05},
+}
+
+
+def settings(model: str, **chosen: Any) -> Settings:
+    """The settings for a model of the zoo, but for what is `chosen`."""
+    return Settings(**{**SETTINGS.get(model, {}), **chosen})
 
 
 def model_config(model: Model, schema: Schema, overrides: dict[str, Any] | None = None) -> Any:

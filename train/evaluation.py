@@ -1,5 +1,6 @@
 """Scores and metrics of a model on requests. Whole tables, no gradients, no randomness."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -8,11 +9,14 @@ import numpy as np
 
 from ..zoo.contract import Batch, Model, Output, Variables
 from . import metrics
+from .data import draws
 from .data.dataset import Dataset
 from .data.event_log import Requests
 from .data.pipeline import evaluation_batches
+from .retrieval import evaluate_retrieval
 
 _BATCH_SIZE = 8192
+_GIVEN = "_given_"
 
 
 @functools.lru_cache(maxsize=16)
@@ -32,9 +36,13 @@ def predict(
     *,
     history: int,
 ) -> dict[str, np.ndarray]:
-    """Logits of every request, by task: {task: (R, C)} float32; masked slots hold any number."""
+    """Logits of every request, by task: {task: (R, C)} float32; masked slots hold any number.
+
+    A model that speaks of one task among the positives of another (ESMM's conversion rate of
+    clicked impressions) adds "<task>_given_<other>".
+    """
     score = _scorer(model, config)
-    parts: list[dict[str, jax.Array]] = []
+    parts: list[dict[str, Any]] = []
     batches = evaluation_batches(
         config.schema,
         dataset.log,
@@ -45,11 +53,21 @@ def predict(
     )
     for batch in batches:
         batch = {key: value for key, value in batch.items() if key not in ("label", "weight")}
-        parts.append(score(variables, batch).tasks)
+        output = score(variables, batch)
+        given = {k: v for k, v in (output.log_probabilities or {}).items() if _GIVEN in k}
+        parts.append({**output.tasks, **jax.tree.map(_log_odds, given)})
+    # The schema's order: jit sorts the keys of a dict.
+    names = sorted(parts[0], key=[*config.schema.tasks, *parts[0]].index)
     return {
-        task: np.concatenate([np.asarray(part[task]) for part in parts])[: len(requests)]
-        for task in parts[0]
+        name: np.concatenate([np.asarray(part[name]) for part in parts])[: len(requests)]
+        for name in names
     }
+
+
+def _log_odds(log_probability: jax.Array) -> np.ndarray:
+    """log p - log(1 - p)."""
+    log_p = np.minimum(np.asarray(log_probability, np.float64), -1e-300)
+    return log_p - np.log(-np.expm1(log_p))
 
 
 def evaluate(
@@ -61,24 +79,70 @@ def evaluate(
     *,
     history: int,
 ) -> dict[str, Any]:
-    """Metrics of a ranking model, with the breakdown by the dataset's segments.
+    """Metrics of a model, with the breakdown by the dataset's segments.
 
-    One block of `metrics.evaluate`; a model of several tasks gives one block per task.
+    A ranking model gives one block of `metrics.evaluate`, or one per task if it has several; a
+    retrieval model gives what `retrieval.evaluate_retrieval` says.
     """
+    if model.KIND == "retrieval":
+        return evaluate_retrieval(model, config, variables, dataset, requests, history=history)
     logits = predict(model, config, variables, dataset, requests, history=history)
-    mask = requests.candidate >= 0
-    blocks = {
-        task: metrics.evaluate(
+    blocks = {}
+    for name, logit in logits.items():
+        task, _, condition = name.partition(_GIVEN)
+        mask = requests.candidate >= 0
+        blocks[name] = metrics.evaluate(
             logit,
             requests.label[task],
-            mask,
+            mask & (requests.label[condition] > 0) if condition else mask,
             requests.weight.get(task),
             requests.user,
             segments(dataset, requests),
         )
-        for task, logit in logits.items()
-    }
     return blocks if len(blocks) > 1 else next(iter(blocks.values()))
+
+
+def exchange_histories(requests: Requests, seed: int = 0) -> Requests:
+    """The same candidates and labels, each beside the user and the past of another request.
+
+    A model that really uses histories falls to what candidates alone say, such as their
+    popularity; one that does not fall has found the answer elsewhere.
+    """
+    order = draws.permutation(len(requests), seed)
+    return dataclasses.replace(
+        requests,
+        user=requests.user[order],
+        cut=requests.cut[order],
+        time=requests.time[order],
+    )
+
+
+def score(block: dict[str, Any]) -> float:
+    """What selects the best epoch, the larger the better.
+
+    Recall@50 of a retrieval model, the AUC of a ranking model (the mean over its tasks), and
+    minus the log-loss where no AUC is defined.
+    """
+    if "recall@50" in block:
+        return block["recall@50"] or 0.0
+    blocks = [block] if "auc" in block else list(block.values())
+    defined = [one["auc"] for one in blocks if one["auc"] is not None]
+    return float(np.mean(defined)) if defined else -blocks[0]["logloss"]
+
+
+def summary(block: dict[str, Any]) -> str:
+    """The figures of a block that a progress line has room for."""
+    if "recall@50" in block:
+        return _listed({"recall@50": block["recall@50"], "NDCG@50": block["ndcg@50"]})
+    if "auc" in block:
+        shown = {"AUC": block["auc"], "GAUC": block["gauc"], "logloss": block["logloss"]}
+        return _listed(shown)
+    return _listed({f"AUC of {task}": one["auc"] for task, one in block.items()})
+
+
+def _listed(values: dict[str, float | None]) -> str:
+    shown = lambda value: "undefined" if value is None else f"{value:.4f}"
+    return ", ".join(f"{name} {shown(value)}" for name, value in values.items())
 
 
 def segments(dataset: Dataset, requests: Requests) -> dict[str, np.ndarray]:

@@ -1,16 +1,18 @@
 """From names and texts to a run: what the command line calls."""
 
+from collections.abc import Callable
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from ..zoo import MODELS
-from . import checkpoints, run
+from ..zoo.contract import Model, Variables
+from . import checkpoints, defaults, run
+from .data.event_log import Requests
 from .data.events import OnBadRow
 from .data.sources import open_source
-from .defaults import model_config
 from .evaluation import evaluate
 from .loop import fit
 from .settings import Settings
@@ -53,7 +55,7 @@ def train(
         raise ValueError("--resume needs --out, the folder of the run to go on with.")
     module = MODELS[model]
     options, more = _parse(module.Config, overrides or [])
-    chosen = Settings(**{**(settings or {}), **more})
+    chosen = defaults.settings(model, **{**(settings or {}), **more})
     if out is not None and not resume:
         run.require_free(Path(out))
     dataset = open_source(
@@ -61,7 +63,7 @@ def train(
         max_train_per_user=chosen.max_train_per_user,
         on_bad_row=on_bad_row,
     )
-    config = model_config(module, dataset.schema, options)
+    config = defaults.model_config(module, dataset.schema, options)
     folder = Path(out) if out is not None else run.free_folder(model, source)
     results = fit(
         module,
@@ -78,34 +80,61 @@ def train(
     return folder, results
 
 
-def evaluate_run(folder: Path | str, *, source: str | None = None) -> dict[str, Any]:
+class Trained(NamedTuple):
+    """A run of a model of the zoo, read back: what was asked, and its best variables."""
+
+    saved: run.Saved
+    module: Model
+    config: Any
+    variables: Variables
+
+
+def load_run(folder: Path | str) -> Trained:
+    """Reads the folder of a run. Raises RunError if it is none, or not of the zoo."""
+    folder = Path(folder)
+    saved = run.load_config(folder)
+    if saved.model not in MODELS:
+        raise run.RunError(f"{folder}: model {saved.model!r} is not one of {', '.join(MODELS)}.")
+    module = MODELS[saved.model]
+    config = saved.config(module)
+    like = jax.eval_shape(lambda key: module.init(key, config), jax.random.key(0))
+    _, variables, _ = checkpoints.restore(folder / "checkpoints" / "best", like)
+    return Trained(saved, module, config, variables)
+
+
+def evaluate_run(
+    folder: Path | str,
+    *,
+    source: str | None = None,
+    change: Callable[[Requests], Requests] = lambda requests: requests,
+) -> dict[str, Any]:
     """Scores the test requests of a source with the best parameters of a run.
 
     Args:
       folder: of the run.
       source: the run's own by default; another one must have the same schema, and is read with
         the run's vocabularies.
+      change: what to do to the test requests first, e.g. `evaluation.exchange_histories`.
 
     Raises:
       RunError: no run, or another schema (the differences are named).
     """
-    folder = Path(folder)
-    saved = run.load_config(folder)
-    if saved.model not in MODELS:
-        raise run.RunError(f"{folder}: model {saved.model!r} is not one of {', '.join(MODELS)}.")
-    module = MODELS[saved.model]
+    trained = load_run(folder)
+    saved = trained.saved
     dataset = open_source(
         source or saved.source,
         max_train_per_user=saved.settings.max_train_per_user,
         row_maps=saved.row_maps,
     )
     saved.require_schema(dataset.schema)
-    config = saved.config(module)
     dataset = dataclasses.replace(dataset, schema=saved.schema)
-    like = jax.eval_shape(lambda key: module.init(key, config), jax.random.key(0))
-    _, variables, _ = checkpoints.restore(folder / "checkpoints" / "best", like)
     block = evaluate(
-        module, config, variables, dataset, dataset.test, history=saved.settings.history
+        trained.module,
+        trained.config,
+        trained.variables,
+        dataset,
+        change(dataset.test),
+        history=saved.settings.history,
     )
     return {"model": saved.model, "data": dataset.name, "test": block}
 

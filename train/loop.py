@@ -20,7 +20,7 @@ from . import checkpoints, run
 from .data.dataset import Dataset
 from .data.deduplicate import Pulled
 from .data.pipeline import TrainingBatches
-from .evaluation import evaluate
+from .evaluation import evaluate, score, summary
 from .plots import learning_curve
 from .progress import Progress
 from .settings import Settings
@@ -136,7 +136,12 @@ def fit(
         "test": test,
     }
     run.write_json(out / "metrics.json", results)
-    learning_curve(position.history, out / "learning_curve.png", title=f"{name} on {source}")
+    learning_curve(
+        position.history,
+        out / "learning_curve.png",
+        title=f"{name} on {source}",
+        measure="recall@50" if model.KIND == "retrieval" else "AUC",
+    )
     return results
 
 
@@ -254,13 +259,11 @@ def count_rows(batches: TrainingBatches) -> dict[str, np.ndarray]:
 
 def _close_epoch(position: _Position, block: dict[str, Any], progress: Progress) -> None:
     """Records a finished epoch and moves on to the next."""
-    first = block if "auc" in block else next(iter(block.values()))
-    score = first["auc"] if first["auc"] is not None else -first["logloss"]
     entry = {
         "epoch": position.epoch + 1,
         "train_loss": position.loss_sum / max(position.index, 1),
         "validation": block,
-        "score": score,
+        "score": score(block),
     }
     position.history.append(entry)
     position.epoch += 1
@@ -268,13 +271,8 @@ def _close_epoch(position: _Position, block: dict[str, Any], progress: Progress)
     best = " (best)" if position.best_epoch() == position.epoch - 1 else ""
     progress.print(
         f"epoch {entry['epoch']}: train loss {entry['train_loss']:.4f}, validation "
-        f"AUC {_shown(first['auc'])}, GAUC {_shown(first['gauc'])}, "
-        f"logloss {first['logloss']:.4f}{best}"
+        f"{summary(block)}{best}"
     )
-
-
-def _shown(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
 
 
 def _finite(loss: Any, step: int) -> float:

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 
-def learning_curve(history: list[dict[str, Any]], path: Path, *, title: str) -> None:
-    """Training loss and validation AUC by epoch, as a PNG."""
+def learning_curve(
+    history: list[dict[str, Any]], path: Path, *, title: str, measure: str = "AUC"
+) -> None:
+    """Training loss and the validation `measure` by epoch, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -21,7 +23,7 @@ def learning_curve(history: list[dict[str, Any]], path: Path, *, title: str) -> 
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     right = left.twinx()
     right.plot(epochs, [e["score"] for e in history], "s-", color="tab:blue", label="validation")
-    right.set_ylabel("validation AUC", color="tab:blue")
+    right.set_ylabel(f"validation {measure}", color="tab:blue")
     best = max(history, key=lambda entry: entry["score"])
     right.axvline(best["epoch"], linestyle=":", color="tab:blue")
     aside = path.with_name("partial-" + path.name)

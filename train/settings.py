@@ -8,12 +8,16 @@ import optax
 
 from . import tables
 
-TABLE_OPTIMIZERS: dict[str, tables.RowOptimizer] = {
-    "sgd": tables.SGD(),
-    "adagrad": tables.Adagrad(),
-    "rowwise_adagrad": tables.RowWiseAdagrad(),
-    "lazy_adam": tables.LazyAdam(),
+TABLE_OPTIMIZERS: dict[str, Callable[..., tables.RowOptimizer]] = {
+    "sgd": tables.SGD,
+    "adagrad": tables.Adagrad,
+    "rowwise_adagrad": tables.RowWiseAdagrad,
+    "lazy_adam": tables.LazyAdam,
+    "ftrl": tables.FTRL,
+    "proximal": tables.ProximalAdagrad,
 }
+# Which settings an optimiser of rows takes as options of its own.
+TABLE_PENALTIES = {"ftrl": ("l1",), "proximal": ("l1", "l21")}
 
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "sgd": optax.identity,
@@ -34,13 +38,16 @@ class Settings:
       negatives: drawn per positive, where the source holds only positives.
       max_train_per_user: newest training targets per user, where the source is a log of events.
       seed: of initial parameters, order, negatives and dropout.
-      table_optimizer: for the rows of tables: sgd, adagrad, rowwise_adagrad or lazy_adam.
+      table_optimizer: for the rows of tables: sgd, adagrad, rowwise_adagrad, lazy_adam, ftrl (for
+        lr; its alpha is the rate) or proximal (for mlr).
       table_learning_rate: for the rows of tables.
       optimizer: for all other parameters: sgd, adagrad or adam.
       learning_rate: for all other parameters.
       schedule: "linear" lets both rates fall to zero at the last step, "constant" does not.
       clip_norm: largest global norm of the gradient of the other parameters; 0 means no limit.
       l2: mini-batch-aware L2 of the rows (DIN, section 5.1); 0 means none.
+      l1: makes single weights of the rows zero; for ftrl and proximal.
+      l21: makes whole rows zero; for proximal.
       patience: stop after so many epochs without a better validation AUC; 0 means never.
       unseen_share: share of ids shown as unknown in training, so that row 1 learns.
       checkpoint_every: steps between checkpoints; there is one at the end of every epoch anyway.
@@ -60,6 +67,8 @@ class Settings:
     schedule: Literal["linear", "constant"] = "linear"
     clip_norm: float = 10.0
     l2: float = 0.0
+    l1: float = 0.0
+    l21: float = 0.0
     patience: int = 2
     unseen_share: float = 0.002
     checkpoint_every: int = 1000
@@ -68,7 +77,7 @@ class Settings:
         for name in ("epochs", "batch_size", "history", "negatives", "max_train_per_user"):
             self._require(name, getattr(self, name) >= 1, ">= 1")
         self._require("checkpoint_every", self.checkpoint_every >= 1, ">= 1")
-        for name in ("steps", "patience", "l2", "clip_norm", "seed"):
+        for name in ("steps", "patience", "l2", "l1", "l21", "clip_norm", "seed"):
             self._require(name, getattr(self, name) >= 0, ">= 0")
         for name in ("table_learning_rate", "learning_rate"):
             self._require(name, getattr(self, name) > 0, "> 0")
@@ -76,6 +85,15 @@ class Settings:
         for name, known in (("table_optimizer", TABLE_OPTIMIZERS), ("optimizer", OPTIMIZERS)):
             self._require(name, getattr(self, name) in known, f"one of {', '.join(known)}")
         self._require("schedule", self.schedule in ("linear", "constant"), "linear or constant")
+        for name in ("l1", "l21"):
+            able = [key for key, names in TABLE_PENALTIES.items() if name in names]
+            fine = not getattr(self, name) or self.table_optimizer in able
+            self._require(name, fine, f"0 unless --table-optimizer is {' or '.join(able)}")
+
+    def row_optimizer(self) -> tables.RowOptimizer:
+        """The optimiser of the rows, with its options."""
+        names = TABLE_PENALTIES.get(self.table_optimizer, ())
+        return TABLE_OPTIMIZERS[self.table_optimizer](**{n: getattr(self, n) for n in names})
 
     def _require(self, name: str, fine: bool, rule: str) -> None:
         if not fine:

@@ -16,7 +16,7 @@ import optax
 from ..zoo.contract import Batch, Model, Variables
 from . import tables
 from .data.deduplicate import Pulled
-from .settings import OPTIMIZERS, TABLE_OPTIMIZERS, Settings
+from .settings import OPTIMIZERS, Settings
 
 AXIS = "devices"
 
@@ -51,7 +51,7 @@ def initial_state(
     variables = model.init(jax.random.key(settings.seed), config)
     return TrainState(
         tables=variables["tables"],
-        table_state=tables.init(TABLE_OPTIMIZERS[settings.table_optimizer], variables["tables"]),
+        table_state=tables.init(settings.row_optimizer(), variables["tables"]),
         params=variables["params"],
         optimizer_state=_optimizer(settings).init(variables["params"]),
         batch_stats=variables.get("batch_stats", {}),
@@ -78,7 +78,7 @@ def make_step(
       axis_name: of the devices, under pmap; the batch is sharded over them, the rest is equal.
     """
     optimizer = _optimizer(settings)
-    row_optimizer = TABLE_OPTIMIZERS[settings.table_optimizer]
+    row_optimizer = settings.row_optimizer()
 
     def step(
         state: TrainState, batch: Batch, pulled: Pulled

@@ -1,6 +1,19 @@
 """Models, one file per paper. Each is a module with the names of `zoo.contract`."""
 
-from . import din, mlp
+from . import dcn, dien, din, esmm, item2vec, lr, mf, mimn, mind, mlp, mlr, sim
 from .contract import Model
 
-MODELS: dict[str, Model] = {"mlp": mlp, "din": din}
+MODELS: dict[str, Model] = {
+    "lr": lr,
+    "mlr": mlr,
+    "mlp": mlp,
+    "din": din,
+    "dien": dien,
+    "mimn": mimn,
+    "sim": sim,
+    "dcn": dcn,
+    "esmm": esmm,
+    "mind": mind,
+    "item2vec": item2vec,
+    "mf": mf,
+}

@@ -27,7 +27,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from ..kernels.target_attention import Layer, Weights, moments, target_attention
+from ..kernels.target_attention import (
+    Layer,
+    Weights,
+    attention_scores,
+    moments,
+    target_attention,
+)
 from .checks import require_choice, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .embeddings import as_arrays, dropout, embed, init_variables, read_tables, tower_input
@@ -137,12 +143,16 @@ class DIN(nn.Module):
 
 
 class ActivationUnit(nn.Module):
-    """Local activation and pooling: parameters here, arithmetic in `kernels.target_attention`."""
+    """Local activation and pooling: parameters here, arithmetic in `kernels.target_attention`.
+
+    Without `pooled` it gives the weights themselves, (B, C, L).
+    """
 
     units: tuple[int, ...]
     activation: Activation
     normalize: Normalize
     axis_name: str | None = None
+    pooled: bool = True
 
     @nn.compact
     def __call__(
@@ -153,7 +163,7 @@ class ActivationUnit(nn.Module):
         candidate_mask: Bool[Array, "B C"],
         *,
         train: bool,
-    ) -> Float[Array, "B C D"]:
+    ) -> Float[Array, "B C V"]:
         """The interest that each candidate finds in the history."""
         layers, width = [], 4 * keys.shape[-1]
         for i, unit in enumerate(self.units):
@@ -170,7 +180,8 @@ class ActivationUnit(nn.Module):
         weights = Weights(tuple(layers), out_kernel, out_bias)
         if self.activation == "dice":
             weights = self._with_statistics(weights, query, keys, mask, candidate_mask, train)
-        return target_attention(
+        attend = target_attention if self.pooled else attention_scores
+        return attend(
             query, keys, mask, weights, activation=self.activation, normalize=self.normalize
         )
 

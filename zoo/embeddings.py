@@ -5,7 +5,7 @@ Shapes: `B` requests, `L` history events, `C` candidates, `D` width of a behavio
 
 import dataclasses
 import functools
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 import zlib
 
 import flax.linen as nn
@@ -93,7 +93,7 @@ def init_variables(
     _, rest = module.apply(
         {"tables": small}, batch, rngs={"params": param_key}, mutable=["params", "batch_stats"]
     )
-    return {"tables": init_tables(table_key, schema), "batch_stats": {}, **rest}
+    return {"tables": init_tables(table_key, schema), "params": {}, "batch_stats": {}, **rest}
 
 
 def read_tables(module: nn.Module, schema: Schema) -> dict[str, Float[Array, "rows dim"]]:
@@ -111,13 +111,13 @@ def as_arrays(batch: Batch) -> Batch:
     return jax.tree.map(jnp.asarray, batch)
 
 
-def compact(batch: Batch) -> Batch:
-    """The batch with real events moved to the front of the history, in order.
+def compact(batch: Batch, *, at_end: bool = False) -> Batch:
+    """The batch with real events moved to the front of the history, or to its end, in order.
 
     For models that speak of the next event or of the newest ones: a mask may have holes.
     """
     mask = batch["history_mask"]
-    order = jnp.argsort(~mask, axis=1, stable=True)
+    order = jnp.argsort(mask if at_end else ~mask, axis=1, stable=True)
 
     def move(value: Array) -> Array:
         index = order.reshape(order.shape + (1,) * (value.ndim - 2))
@@ -187,6 +187,15 @@ def embed_items(
     return jnp.concatenate(parts, axis=-1)
 
 
+def embed_events(
+    tables: dict[str, Float[Array, "rows dim"]], schema: Schema, events: dict[str, Array]
+) -> Float[Array, "*lead E"]:
+    """Events of `history` or `retrieved`: [`Embedded.history`, `Embedded.history_only`]."""
+    only = [f for f in schema.role("history") if schema.find("candidate", f.name) is None]
+    fields = [*schema.item_fields, *only]
+    return jnp.concatenate([embed_field(tables, f, events[f.name]) for f in fields], axis=-1)
+
+
 def embed_field(
     tables: dict[str, Float[Array, "rows dim"]], field: Field, value: Array
 ) -> Float[Array, "*lead width"]:
@@ -229,8 +238,8 @@ def tower_input(
     return jnp.concatenate(parts, axis=-1)
 
 
-def for_each_candidate(interest: Float[Array, "B V"], candidates: int) -> Float[Array, "B C V"]:
-    """The same interest for every candidate."""
+def for_each_candidate(interest: Float[Array, "B V"], candidates: Any) -> Float[Array, "B C V"]:
+    """The same interest for every candidate; C is an int, or symbolic under `jax.export`."""
     lead = (interest.shape[0], candidates, interest.shape[1])
     return jnp.broadcast_to(interest[:, None, :], lead)
 

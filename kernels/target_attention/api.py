@@ -14,6 +14,10 @@ IMPLEMENTATIONS = {
     "chunked": _dispatch.Implementation(chunked.target_attention),
     "reference": _dispatch.Implementation(reference.target_attention),
 }
+SCORES_IMPLEMENTATIONS = {
+    "chunked": _dispatch.Implementation(chunked.attention_scores),
+    "reference": _dispatch.Implementation(reference.attention_scores),
+}
 
 DTYPES = ("float32", "bfloat16")
 
@@ -64,6 +68,33 @@ def target_attention(
     _check(query, keys, mask, weights, activation, normalize)
     return _dispatch.dispatch(
         IMPLEMENTATIONS,
+        implementation,
+        query,
+        keys,
+        mask,
+        weights,
+        activation=activation,
+        normalize=normalize,
+    )
+
+
+def attention_scores(
+    query: Float[Array, "B C D"],
+    keys: Float[Array, "B L D"],
+    mask: Bool[Array, "B L"],
+    weights: Weights,
+    *,
+    activation: Activation,
+    normalize: Normalize,
+    implementation: Literal["chunked", "reference"] | None = None,
+) -> Float[Array, "B C L"]:
+    """The weights a_t with which `target_attention` pools; 0 where masked, float32.
+
+    For models that do something else with them (DIEN). Arguments as in `target_attention`.
+    """
+    _check(query, keys, mask, weights, activation, normalize)
+    return _dispatch.dispatch(
+        SCORES_IMPLEMENTATIONS,
         implementation,
         query,
         keys,

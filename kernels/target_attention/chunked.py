@@ -55,22 +55,52 @@ def target_attention(
     config: Config | None = None,
 ) -> Float[Array, "B C D"]:
     """See `api.target_attention`. `config` overrides the heuristic."""
-    batch, candidates, length = *query.shape[:2], keys.shape[1]
-    if not all(isinstance(size, int) for size in (batch, candidates, length)):
-        config = None  # Exported with a symbolic size: blocks cannot be counted, so there is one.
-    elif config is None:
-        config = heuristic(candidates, length)
-    return _attend(activation, normalize, config, query, keys, mask, as_float32(weights))
+    mode = _Mode(activation, normalize, True)
+    config = _config(config, query, keys)
+    return _attend(mode, config, query, keys, mask, as_float32(weights))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _attend(activation, normalize, config, query, keys, mask, weights):
+def attention_scores(
+    query: Float[Array, "B C D"],
+    keys: Float[Array, "B L D"],
+    mask: Bool[Array, "B L"],
+    weights: Weights,
+    *,
+    activation: Activation,
+    normalize: Normalize,
+    config: Config | None = None,
+) -> Float[Array, "B C L"]:
+    """See `api.attention_scores`. `config` overrides the heuristic."""
+    mode = _Mode(activation, normalize, False)
+    config = _config(config, query, keys)
+    return _attend(mode, config, query, keys, mask, as_float32(weights))
+
+
+class _Mode(NamedTuple):
+    """What is computed; `pooled` says whether the scores are an end in themselves."""
+
+    activation: Activation
+    normalize: Normalize
+    pooled: bool
+
+
+def _config(given: Config | None, query: Array, keys: Array) -> Config | None:
+    sizes = (*query.shape[:2], keys.shape[1])
+    if not all(isinstance(size, int) for size in sizes):
+        return None  # Exported with a symbolic size: blocks cannot be counted, so there is one.
+    return given or heuristic(*sizes[1:])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attend(mode, config, query, keys, mask, weights):
     def block(query, keys, mask):
         keys = jnp.where(mask[..., None], keys, 0).astype(jnp.float32)
 
         def part(query):
-            score = _forward(query.astype(jnp.float32), keys, weights, activation)[-1]
-            attention = _normalized(score, mask, normalize)
+            score = _forward(query.astype(jnp.float32), keys, weights, mode.activation)[-1]
+            attention = _normalized(score, mask, mode.normalize)
+            if not mode.pooled:
+                return (), attention
             return (), jnp.einsum("bcl,bld->bcd", attention, keys).astype(query.dtype)
 
         return _blocked(part, (query,), config and config.candidates, axis=1)
@@ -78,11 +108,11 @@ def _attend(activation, normalize, config, query, keys, mask, weights):
     return _blocked(block, (query, keys, mask), config and config.requests, axis=0)[1]
 
 
-def _attend_forward(activation, normalize, config, *args):
-    return _attend(activation, normalize, config, *args), args
+def _attend_forward(mode, config, *args):
+    return _attend(mode, config, *args), args
 
 
-def _attend_backward(activation, normalize, config, args, gradient):
+def _attend_backward(mode, config, args, gradient):
     weights = args[-1]
 
     def block(query, keys, mask, gradient):
@@ -90,7 +120,7 @@ def _attend_backward(activation, normalize, config, args, gradient):
 
         def part(query, gradient):
             q, g = query.astype(jnp.float32), gradient.astype(jnp.float32)
-            to_query, *sums = _backward(q, known, mask, weights, g, activation, normalize)
+            to_query, *sums = _backward(q, known, mask, weights, g, mode)
             return tuple(sums), to_query.astype(query.dtype)
 
         (to_keys, to_weights), to_query = _blocked(
@@ -128,9 +158,7 @@ def moments(
 ) -> tuple[tuple[Float[Array, " H"], Float[Array, " H"]], ...]:
     """See `api.moments`."""
     weights = as_float32(weights)
-    sizes = (*query.shape[:2], keys.shape[1])
-    symbolic = not all(isinstance(size, int) for size in sizes)
-    config = None if symbolic else heuristic(*sizes[1:])
+    config = _config(None, query, keys)
     counted = jnp.ones_like(mask) if stats_include_padding else mask
     known: tuple[Layer, ...] = ()  # The layers below, with their statistics.
     statistics = []
@@ -285,19 +313,21 @@ def _backward(
     keys: Float[Array, "B L D"],
     mask: Bool[Array, "B L"],
     weights: Weights,
-    gradient: Float[Array, "B C D"],
-    activation: Activation,
-    normalize: Normalize,
+    gradient: Float[Array, "B C V"],
+    mode: _Mode,
 ) -> tuple[Float[Array, "B C D"], Float[Array, "B L D"], Weights]:
     """Gradients with respect to query, keys and weights, everything computed again.
 
     By hand, because the sums over the batch run several times faster as matrix products than
     as the reductions that autodiff makes of the broadcasts.
     """
-    mixed, inputs, hidden, score = _forward(query, keys, weights, activation)
-    attention, to_score = jax.vjp(lambda s: _normalized(s, mask, normalize), score)
-    to_keys = jnp.einsum("bcl,bcd->bld", attention, gradient)
-    (g_score,) = to_score(jnp.einsum("bcd,bld->bcl", gradient, keys))
+    mixed, inputs, hidden, score = _forward(query, keys, weights, mode.activation)
+    attention, to_score = jax.vjp(lambda s: _normalized(s, mask, mode.normalize), score)
+    to_keys = 0.0
+    if mode.pooled:
+        to_keys = jnp.einsum("bcl,bcd->bld", attention, gradient)
+        gradient = jnp.einsum("bcd,bld->bcl", gradient, keys)
+    (g_score,) = to_score(gradient)
     g_score = g_score.reshape(-1)
     out_bias = None if weights.out_bias is None else jnp.sum(g_score)
     out_kernel = g_score @ hidden[-1]
@@ -305,7 +335,7 @@ def _backward(
 
     def through_activation(i, g):
         rest = weights.layers[i]._replace(kernel=None, bias=None)
-        return jax.vjp(lambda x, rest: activate(x, rest, activation), inputs[i], rest)[1](g)
+        return jax.vjp(lambda x, rest: activate(x, rest, mode.activation), inputs[i], rest)[1](g)
 
     to_layers = []
     for i in reversed(range(1, len(weights.layers))):

@@ -67,11 +67,7 @@ def attention_scores(
     activation: Activation,
     normalize: Normalize,
 ) -> Float[Array, "B C L"]:
-    """The weight that each candidate gives to each behaviour; 0 where masked, float32.
-
-    `target_attention` pools the keys with these. Builds all of (B, C, L, 4 D): to look at, not
-    to train with.
-    """
+    """See `api.attention_scores`. Builds all of (B, C, L, 4 D)."""
     weights = as_float32(weights)
     # Masked keys may hold anything, NaN included, and must not reach a gradient either.
     keys = jnp.where(mask[..., None], keys, 0).astype(jnp.float32)

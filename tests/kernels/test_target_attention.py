@@ -37,6 +37,12 @@ def attend(request):
     return VERSIONS[request.param]
 
 
+def pooled_scores(query, keys, mask, weights, **options):
+    """Target attention from the scores, which have a backward pass of their own."""
+    scores = chunked.attention_scores(query, keys, mask, weights, config=UNEVEN, **options)
+    return jnp.einsum("bcl,bld->bcd", scores, jnp.where(mask[..., None], keys, 0))
+
+
 # The definition, in float64 NumPy, one loop per candidate. Shares no code with the package.
 
 
@@ -184,12 +190,14 @@ RUNS += [
     for case in ("one_behaviour", "no_history", "three_layers")
     for mode in FEW_MODES
 ]
+RUNS += [("scores", "ragged", *mode) for mode in FEW_MODES]
 
 
 @pytest.mark.parametrize(("version", "case", "activation", "normalize"), RUNS)
 def test_values_and_gradients_match_definition(version, case, activation, normalize):
     args, g, expected = gradient_case(case, activation, normalize)
-    out, gradients = value_and_gradients(VERSIONS[version], args, g, activation, normalize)
+    attend = pooled_scores if version == "scores" else VERSIONS[version]
+    out, gradients = value_and_gradients(attend, args, g, activation, normalize)
     assert_close(out, exact(*float64(*args), activation, normalize))
     assert_gradients_close(gradients, expected, normalize)
 
@@ -211,10 +219,12 @@ def test_bfloat16_gradients(attend):
 
 
 @pytest.mark.parametrize("normalize", NORMALIZE)
-def test_scores_match_definition_and_are_what_pools(normalize):
+@pytest.mark.parametrize("version", api.SCORES_IMPLEMENTATIONS)
+def test_scores_match_definition_and_are_what_pools(version, normalize):
     query, keys, mask, weights = RAGGED.inputs()
     args = (query, keys, mask, weights)
-    scores = jit(attention_scores, "dice", normalize)(*args)
+    given = functools.partial(attention_scores, implementation=version)
+    scores = jit(given, "dice", normalize)(*args)
     assert_close(scores, exact_scores(*float64(*args), "dice", normalize))
     pooled = jnp.einsum("bcl,bld->bcd", scores, keys)
     assert_close(jit(target_attention, "dice", normalize)(*args), pooled)

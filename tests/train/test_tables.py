@@ -7,7 +7,18 @@ import optax
 import pytest
 
 from recjax.train.data.deduplicate import deduplicate, distinct, padded_size
-from recjax.train.tables import SGD, Adagrad, LazyAdam, RowWiseAdagrad, init, pull, push
+from recjax.train.settings import Settings
+from recjax.train.tables import (
+    FTRL,
+    SGD,
+    Adagrad,
+    LazyAdam,
+    ProximalAdagrad,
+    RowWiseAdagrad,
+    init,
+    pull,
+    push,
+)
 from testing import assert_close
 
 ROWS, DIM = {"item": 40, "user": 17}, {"item": 4, "user": 3}
@@ -16,6 +27,8 @@ OPTIMIZERS = {
     "adagrad": Adagrad(),
     "row-wise adagrad": RowWiseAdagrad(initial_accumulator=0.01),
     "lazy adam": LazyAdam(),
+    "ftrl": FTRL(l1=0.1),
+    "proximal": ProximalAdagrad(l1=0.1, l21=0.1),
 }
 
 
@@ -292,6 +305,112 @@ def test_row_wise_adagrad_against_a_loop():
     assert_close({name: state[name]["accumulator"] for name in ROWS}, sums, ulps=8)
 
 
+def pushes(optimizer, start, gradients, rates):
+    """The table and state after one push per gradient, each (rows, d) and for every row but 0."""
+    tables = {"item": jnp.asarray(start, jnp.float32)}
+    state = init(optimizer, tables)
+    rows = np.arange(len(start), dtype=np.int32)
+    pulled, _ = deduplicate({"item": [rows]}, {"item": len(rows)}, quantum=len(rows))
+    for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True)):
+        gradient = {"item": jnp.asarray(gradient, jnp.float32)}
+        tables, state = jit_push(
+            optimizer, tables, state, pulled, gradient, learning_rate=rate, step=t
+        )
+    return np.asarray(tables["item"]), state["item"]
+
+
+# Rows of a few gradients, at every scale; the first ones small, so that weights wake up late.
+GRADIENTS = np.random.default_rng(0).normal(size=(12, 6, 3)) * np.logspace(-2, 0, 12)[:, None, None]
+
+
+@pytest.mark.parametrize(
+    "beta, l1, l2", [(1.0, 0.0, 0.0), (1.0, 0.3, 0.0), (0.5, 0.3, 2.0), (2.0, 100.0, 0.0)]
+)
+def test_ftrl_is_algorithm_1_weight_by_weight(beta, l1, l2):
+    alpha, number = 0.3, lambda x: float(np.float32(x))
+    optimizer = FTRL(beta=beta, l1=l1, l2=l2)
+    table, state = pushes(optimizer, np.zeros((6, 3)), GRADIENTS, [alpha] * 12)
+    expected = {"w": np.zeros((6, 3)), "z": np.zeros((6, 3)), "n": np.zeros((6, 3))}
+    for row, column in np.ndindex(6, 3):
+        w = z = n = 0.0
+        for g in GRADIENTS[:, row, column] if row else []:
+            s = (np.sqrt(n + number(g) ** 2) - np.sqrt(n)) / alpha
+            z += number(g) - s * w
+            n += number(g) ** 2
+            w = 0.0
+            if abs(z) > l1:
+                w = -(z - np.sign(z) * l1) / ((beta + np.sqrt(n)) / alpha + l2)
+        for name, value in (("w", w), ("z", z), ("n", n)):
+            expected[name][row, column] = value
+    np.testing.assert_array_equal(table == 0.0, expected["w"] == 0.0)
+    assert_close(table, expected["w"], ulps=16)  # twelve steps, each rounding
+    assert_close(state, {"n": expected["n"], "z": expected["z"]}, ulps=16)
+    zeros = (table[1:] == 0.0).mean()
+    assert {0.0: zeros == 0, 0.3: 0 < zeros < 0.9, 100.0: zeros == 1}[l1]
+
+
+def test_ftrl_zeros_grow_with_l1():
+    share = [
+        (pushes(FTRL(l1=l1), np.zeros((6, 3)), GRADIENTS, [0.3] * 12)[0][1:] == 0).mean()
+        for l1 in (0.0, 0.2, 0.5, 1.0, 2.0, 10.0)
+    ]
+    assert share == sorted(share) and share[0] == 0 and share[-1] == 1 and len(set(share)) > 3
+
+
+def test_ftrl_with_a_falling_rate_from_anywhere_steps_by_the_rate_of_the_step():
+    """w - g / ((beta + sqrt(n)) / rate + l2): nothing is forgotten, nothing drawn to zero."""
+    rates = np.linspace(0.3, 0.01, 12, dtype=np.float32)
+    start = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
+    table, _ = pushes(FTRL(beta=2.0, l2=3.0), start, GRADIENTS, rates)
+    w, n = start.astype(np.float64), np.zeros((6, 3))
+    for g, rate in zip(GRADIENTS.astype(np.float32), rates, strict=True):
+        n += g**2
+        w -= g / ((2.0 + np.sqrt(n)) / rate + 3.0)
+    assert_close(table[1:], w[1:], ulps=16)
+    # And with l1, weights at zero stay there when the rate falls.
+    table, state = pushes(
+        FTRL(l1=0.5), np.zeros((6, 3)), [*GRADIENTS, 0 * start], [0.3] * 12 + [1e-3]
+    )
+    before, _ = pushes(FTRL(l1=0.5), np.zeros((6, 3)), GRADIENTS, [0.3] * 12)
+    assert_close(table, before.astype(np.float64))
+    np.testing.assert_array_equal(table == 0.0, before == 0.0)
+    assert (table[1:] == 0.0).any() and state["z"][1:].all()
+
+
+@pytest.mark.parametrize("l1, l21", [(0.0, 0.0), (0.4, 0.0), (0.0, 2.5), (0.4, 2.5)])
+def test_proximal_is_adagrad_then_two_shrinkages(l1, l21):
+    start = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
+    optimizer = ProximalAdagrad(initial_accumulator=0.1, epsilon=1e-4, l1=l1, l21=l21)
+    table, state = pushes(optimizer, start, GRADIENTS[:4], [0.2, 0.1, 0.2, 0.1])
+    expected, sums = start.astype(np.float64), np.full((6, 3), 0.1)
+    for g, rate in zip(GRADIENTS[:4].astype(np.float32), [0.2, 0.1, 0.2, 0.1], strict=True):
+        for row in range(1, 6):
+            sums[row] += g[row] ** 2
+            w = expected[row] - rate * g[row] / np.sqrt(sums[row] + 1e-4)
+            w = np.array([np.sign(x) * max(abs(x) - rate * l1, 0) for x in w])
+            norm = np.linalg.norm(w)
+            expected[row] = w * max(0, 1 - rate * l21 / norm) if norm else w
+    assert_close(table, expected, ulps=8)
+    assert_close(state["accumulator"], sums, ulps=8)
+    zero = table[1:] == 0.0
+    assert zero.any() == (l1 + l21 > 0)
+    assert zero.all(axis=1).any() == (l21 > 0)  # whole rows
+
+
+def test_settings_give_the_optimizer_its_penalties():
+    assert Settings().row_optimizer() == LazyAdam()
+    assert Settings(table_optimizer="ftrl", l1=0.5).row_optimizer() == FTRL(l1=0.5)
+    both = Settings(table_optimizer="proximal", l1=0.5, l21=2.0)
+    assert both.row_optimizer() == ProximalAdagrad(l1=0.5, l21=2.0)
+    for options, said in (
+        ({"l1": 1.0}, "--l1 must be 0 unless --table-optimizer is ftrl or proximal, got 1.0"),
+        ({"table_optimizer": "ftrl", "l21": 1.0}, "--l21 must be 0 unless .* is proximal, got 1.0"),
+        ({"table_optimizer": "ftrl", "l1": -1.0}, "--l1 must be >= 0, got -1.0"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Settings(**options)
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_rows_outside_the_batch_keep_their_bits(optimizer):
     tables, state = run(optimizer, [ids_of(seed) for seed in range(3)])
@@ -363,6 +482,10 @@ def test_settings_are_checked():
         lambda: RowWiseAdagrad(epsilon=0.0),
         lambda: LazyAdam(b1=1.0),
         lambda: LazyAdam(epsilon=0.0),
+        lambda: FTRL(beta=0.0),
+        lambda: FTRL(l1=-1.0),
+        lambda: ProximalAdagrad(epsilon=-1.0),
+        lambda: ProximalAdagrad(l21=-1.0),
     ):
         with pytest.raises(ValueError, match="must be"):
             wrong()

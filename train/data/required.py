@@ -102,7 +102,9 @@ def look_up(index: "GroupIndex | None", requests: Requests, requirements: Requir
 
 @dataclasses.dataclass(frozen=True)
 class ByPopularity:
-    """Log-uniform over items by falling popularity: P(rank i) = log((i + 2) / (i + 1)) / log(N + 1).
+    """Log-uniform over items by falling popularity.
+
+        P(rank i) = log((i + 2) / (i + 1)) / log(N + 1),    i = 0, ..., N - 1
 
     As TensorFlow's log-uniform candidate sampler, which expects ids sorted by frequency. Popularity
     counts the positives of training; items that training never saw are never drawn.

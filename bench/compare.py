@@ -1,0 +1,166 @@
+"""Methods side by side: every training a process of its own, several seeds, medians and gains.
+
+A case is a source and the methods that compete on it; suites are lists of cases. The processes
+share the cores between them. A case whose name says "control" is a world in which the richer
+method must not win.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from ..train import launch, metrics
+from ..train.data.sources import open_source
+from ..train.evaluation import exchange_histories
+from .results import Row
+
+UNITS = {"examples/s": "1/s"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A model and `--set` texts for what is not the default; `name` is what tables call it."""
+
+    name: str
+    model: str
+    overrides: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A source, its methods, and the gains to report.
+
+    Attributes:
+      name: of the case.
+      source: SOURCE.
+      methods: what competes.
+      overrides: `--set` texts of all methods.
+      gains: (richer method, poorer method, metric): their difference, seed by seed.
+    """
+
+    name: str
+    source: str
+    methods: tuple[Method, ...]
+    overrides: tuple[str, ...] = ()
+    gains: tuple[tuple[str, str, str], ...] = ()
+
+
+def choose(cases: list[Case], only: list[str] | None) -> list[Case]:
+    """The cases of these names; all of them by default."""
+    found = {case.name: case for case in cases}
+    unknown = sorted(set(only or ()) - found.keys())
+    if unknown:
+        raise ValueError(f"Unknown case {unknown[0]!r}; at hand are {', '.join(found)}.")
+    return [found[name] for name in only or found]
+
+
+def compare(cases: list[Case], seeds: int) -> list[Row]:
+    """Trains every method of every case with seeds 0, 1, ...; rows by case and method.
+
+    Where the source knows the truth, its own figures stand beside: nobody can do better.
+    """
+    if seeds < 1:
+        raise ValueError(f"--seeds must be >= 1, got {seeds}.")
+    # The slow methods, which stand last, first: the short jobs then fill the gaps.
+    jobs = [
+        (case, method, seed)
+        for case in cases
+        for method in reversed(case.methods)
+        for seed in range(seeds)
+    ]
+    cores = sorted(os.sched_getaffinity(0))
+    halves = [cores[: len(cores) // 2], cores[len(cores) // 2 :]] if len(cores) > 1 else [cores]
+    free = list(halves)  # as many as there are threads, so a pop always finds one
+
+    def work(job: tuple[Case, Method, int]) -> dict[str, float]:
+        mine = free.pop()
+        try:
+            return _in_process(*job, mine)
+        finally:
+            free.append(mine)
+
+    with ThreadPoolExecutor(len(halves)) as pool:
+        results = dict(zip(jobs, pool.map(work, jobs), strict=True))
+    rows: list[Row] = []
+    for case in cases:
+        rows += truth_rows(case)
+        found = {m.name: [results[case, m, seed] for seed in range(seeds)] for m in case.methods}
+        for method, values in found.items():
+            for metric in values[0]:
+                column = [value[metric] for value in values]
+                rows.append(Row.of(case.name, method, metric, column, UNITS.get(metric, "")))
+        for richer, poorer, metric in case.gains:
+            pairs = zip(found[richer], found[poorer], strict=True)
+            gain = [mine[metric] - other[metric] for mine, other in pairs]
+            rows.append(Row.of(case.name, f"{richer} - {poorer}", metric, gain))
+    return rows
+
+
+def truth_rows(case: Case) -> list[Row]:
+    """How well the true click probabilities rank the test clicks."""
+    if not case.source.startswith("market"):
+        return []
+    dataset = open_source(case.source)
+    truth, real = dataset.truth["test"]["click"], dataset.test.candidate >= 0
+    label = dataset.test.label["click"]
+    user = np.broadcast_to(dataset.test.user[:, None], real.shape)
+    values = {
+        "auc": metrics.auc(truth[real], label[real]),
+        "gauc": metrics.gauc(truth[real], label[real], user[real]),
+        "logloss": metrics.logloss(truth[real], label[real]),
+    }
+    return [Row.of(case.name, "the truth", name, [value]) for name, value in values.items()]
+
+
+def _in_process(case: Case, method: Method, seed: int, cores: list[int]) -> dict[str, float]:
+    overrides = [*case.overrides, *method.overrides]
+    job = {"model": method.model, "source": case.source, "overrides": overrides}
+    job |= {"seed": seed, "cores": cores}
+    command = [sys.executable, "-m", f"{__package__}.compare", json.dumps(job)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _train(job: dict[str, Any]) -> dict[str, float]:
+    """One training, in this process; its test metrics and its speed."""
+    os.sched_setaffinity(0, job["cores"])
+    with tempfile.TemporaryDirectory() as place:
+        folder, results = launch.train(
+            job["model"],
+            source=job["source"],
+            out=Path(place) / "run",
+            settings={"seed": job["seed"]},
+            overrides=job["overrides"],
+        )
+        figures = flat_metrics(results["test"])
+        if "auc" in figures:
+            exchanged = launch.evaluate_run(folder, change=exchange_histories)["test"]
+            figures["auc, others' histories"] = flat_metrics(exchanged)["auc"]
+    return {**figures, "examples/s": results["train"]["examples_per_second"]}
+
+
+def flat_metrics(test: dict[str, Any]) -> dict[str, float]:
+    """The figures of a test block that tables show, the first task's without its name."""
+    if "recall@50" in test:
+        names = ("recall@20", "recall@50", "ndcg@50", "coverage@50")
+        return {name: test[name] for name in names}
+    blocks = {"": test} if "auc" in test else {f"{task} ": block for task, block in test.items()}
+    first = next(iter(blocks))
+    return {
+        f"{'' if task == first else task}{name}": block[name]
+        for task, block in blocks.items()
+        for name in ("auc", "gauc", "logloss")
+        if block[name] is not None
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(_train(json.loads(sys.argv[1]))))

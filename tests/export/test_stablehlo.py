@@ -1,0 +1,116 @@
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from recjax.export import stablehlo
+from recjax.export.stablehlo import ArtifactError
+from recjax.train import launch
+from recjax.train.data.pipeline import whole_batch
+from recjax.train.data.sources import open_source
+
+HISTORY = 12
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    settings = {"steps": 2, "batch_size": 64, "history": HISTORY}
+    launch.train(
+        "din", source="market:tiny", out=folder / "run", settings=settings, quiet=True,
+        overrides=["attention_units=4", "tower_units=8"],
+    )  # fmt: skip
+    manifest = stablehlo.export_run(folder / "run", folder / "artifact")
+    return folder, manifest
+
+
+@pytest.fixture(scope="module")
+def batch():
+    data = open_source("market:tiny")
+    return whole_batch(data.schema, data.log, data.test.take(slice(0, 5)), history=HISTORY)
+
+
+def scores_of_the_model(folder, batch):
+    run = launch.load_run(folder / "run")
+    return np.asarray(run.module.apply(run.variables, run.config, batch).logit)
+
+
+def test_scores_equal_the_models(exported, batch):
+    folder, manifest = exported
+    assert manifest["largest_difference"] <= 1e-5
+    expected = scores_of_the_model(folder, batch)
+    artifact = stablehlo.load(folder / "artifact")
+    np.testing.assert_allclose(artifact.score(batch), expected, atol=1e-5)
+    one = jax.tree.map(lambda x: x[:1], batch)
+    np.testing.assert_allclose(artifact.score(one), expected[:1], atol=1e-5)
+    assert set(artifact.row_maps) == {table.name for table in artifact.schema.tables}
+
+
+def test_a_fresh_process_needs_no_model(exported, batch):
+    """The program runs without the zoo's model code, in a process that never imported it."""
+    folder, _ = exported
+    flat = {"/".join(k.key for k in path): v for path, v in jax.tree.leaves_with_path(batch)}
+    np.savez(folder / "batch.npz", **flat)
+    code = f"""
+import json, sys
+import numpy as np
+from recjax.export.stablehlo import load
+batch = {{}}
+for name, value in np.load({str(folder / "batch.npz")!r}).items():
+    *roles, leaf = name.split("/")
+    held = batch
+    for role in roles:
+        held = held.setdefault(role, {{}})
+    held[leaf] = value
+print(json.dumps(np.asarray(load({str(folder / "artifact")!r}).score(batch)).tolist()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = np.array(json.loads(done.stdout.splitlines()[-1]))
+    np.testing.assert_allclose(loaded, scores_of_the_model(folder, batch), atol=1e-5)
+
+
+def test_histories_may_be_shorter_and_not_longer(exported, batch):
+    folder, _ = exported
+    artifact = stablehlo.load(folder / "artifact")
+    short = {**batch, **{r: jax.tree.map(lambda x: x[:, :5], batch[r]) for r in HISTORIES}}
+    np.testing.assert_allclose(artifact.score(short), scores_of_the_model(folder, short), atol=1e-5)
+    long = {r: jax.tree.map(lambda x: np.concatenate([x, x], 1), batch[r]) for r in HISTORIES}
+    with pytest.raises(ArtifactError, match="at most 12 events, got 24"):
+        artifact.score({**batch, **long})
+
+
+HISTORIES = ("history", "history_mask", "history_age")
+
+
+@pytest.mark.parametrize("name", ["variables.npz", "apply.program", "rows/item.npy"])
+def test_damage_is_found(exported, tmp_path, name):
+    folder, _ = exported
+    for path in (folder / "artifact").rglob("*"):
+        if path.is_file():
+            copy = tmp_path / path.relative_to(folder / "artifact")
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    content = bytearray((tmp_path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / name).write_bytes(bytes(content))
+    with pytest.raises(ArtifactError, match="damaged"):
+        stablehlo.load(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(ArtifactError, match="is missing"):
+        stablehlo.load(tmp_path)
+
+
+def test_errors(exported, tmp_path):
+    folder, _ = exported
+    with pytest.raises(ArtifactError, match=r"no artifact \(it has no manifest.json\)"):
+        stablehlo.load(tmp_path)
+    with pytest.raises(ValueError, match="not the folder of a run"):
+        stablehlo.export_run(tmp_path, tmp_path / "out")
+    with pytest.raises(ValueError, match="is not empty"):
+        stablehlo.export_run(folder / "run", folder / "artifact")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ArtifactError, match="din is no retrieval model"):
+        stablehlo.load(folder / "artifact").item_vectors({})

@@ -1,0 +1,330 @@
+"""Exact retrieval over a whole catalogue, and how good it is.
+
+No index, no approximation: every user vector meets every item, a block at a time, so memory stays
+bounded whatever the catalogue. This is the truth that approximate indices are measured against.
+Shapes: `R` requests, `K` vectors per user, `N` items, `D` width, `k` retrieved, `E` excluded.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Shaped
+import numpy as np
+
+from ..zoo.contract import Model, Variables
+from ..zoo.features import PADDING_ROW
+from ..zoo.retrieval import identity_field
+from . import metrics
+from .data.dataset import Dataset
+from .data.event_log import EventLog, Requests
+from .data.pipeline import evaluation_batches
+
+NOTHING = -1
+SERIES = (20, 50)
+_USERS, _ITEMS, _CANDIDATES = 256, 16384, 8192
+
+_Numbers = np.ndarray | Array
+
+
+class Top(NamedTuple):
+    """Items by falling score, each at most once; -1 with score -inf where there are no more."""
+
+    item: Int[np.ndarray, "R k"]
+    score: Float[np.ndarray, "R k"]
+
+
+def top_items(
+    users: Float[_Numbers, "R K D"],
+    mask: Bool[_Numbers, "R K"],
+    items: Float[_Numbers, "N D"],
+    k: int,
+    *,
+    exclude: Int[np.ndarray, "R E"] | None = None,
+    valid: Bool[np.ndarray, " N"] | None = None,
+    user_block: int = _USERS,
+    item_block: int = _ITEMS,
+) -> Top:
+    """The k items with the largest max_j v_j . e over a user's real vectors; ties by item.
+
+    Args:
+      users: the vectors of each user.
+      mask: which of them are real; a user without any gets nothing.
+      items: one vector per item.
+      k: how many to find.
+      exclude: items that a user must not get; -1 fills the rows up.
+      valid: which items exist; all by default.
+      user_block, item_block: scores of K x user_block x item_block pairs are held at a time.
+    """
+    if k < 1:
+        raise ValueError(f"top_items: k must be >= 1, got {k}.")
+    requests, count = len(users), len(items)
+    exclude = np.full((requests, 0), NOTHING, np.int32) if exclude is None else exclude
+    valid = np.ones(count, bool) if valid is None else valid
+    item_block = max(1, min(item_block, count))
+    user_block = max(1, min(user_block, requests))
+    missing = -count % item_block
+    blocks = (
+        jnp.pad(jnp.asarray(items), ((0, missing), (0, 0))).reshape(-1, item_block, items.shape[1]),
+        jnp.pad(jnp.asarray(valid), (0, missing)).reshape(-1, item_block),
+    )
+    found = []
+    for start in range(0, requests, user_block):
+        part = [array[start : start + user_block] for array in (users, mask, exclude)]
+        size = len(part[0])
+        part = [_padded(array, user_block) for array in part]
+        item, score = _search(*part, *blocks, k)
+        found.append((np.asarray(item)[:size], np.asarray(score)[:size]))
+    if not found:
+        return Top(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32))
+    return Top(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+def _padded(array: Any, rows: int) -> Array:
+    array = jnp.asarray(array)
+    return jnp.pad(array, ((0, rows - len(array)), *[(0, 0)] * (array.ndim - 1)))
+
+
+@functools.partial(jax.jit, static_argnames="k")
+def _search(users, mask, exclude, items, valid, k):
+    """Scans blocks of items, keeping the best k of each user so far."""
+    rows, block = jnp.arange(len(users))[:, None], items.shape[1]
+
+    def visit(best, at):
+        start, items, valid = at
+        # Exact is exact: no bfloat16 or TF32 passes.
+        pairs = jnp.einsum("rkd,nd->rkn", users, items, precision=jax.lax.Precision.HIGHEST)
+        score = jnp.max(pairs, axis=1, where=mask[:, :, None], initial=-jnp.inf)
+        score = jnp.where(valid[None], score, -jnp.inf)
+        inside = (exclude >= start) & (exclude < start + block)
+        score = score.at[rows, jnp.where(inside, exclude - start, block)].set(-jnp.inf, mode="drop")
+        index = jnp.broadcast_to(start + jnp.arange(block, dtype=jnp.int32), score.shape)
+        # Earlier items stand first, and top_k prefers what stands first among equals.
+        index = jnp.concatenate([best[0], index], axis=1)
+        score = jnp.concatenate([best[1], score], axis=1)
+        score, place = jax.lax.top_k(score, k)
+        return (jnp.take_along_axis(index, place, axis=1), score), None
+
+    nobody = jnp.full((len(users), k), NOTHING, jnp.int32)
+    best = nobody, jnp.full((len(users), k), -jnp.inf, jnp.float32)
+    starts = jnp.arange(len(items), dtype=jnp.int32) * block
+    (index, score), _ = jax.lax.scan(visit, best, (starts, items, valid))
+    return jnp.where(score == -jnp.inf, NOTHING, index), score
+
+
+def evaluate_retrieval(
+    model: Model,
+    config: Any,
+    variables: Variables,
+    dataset: Dataset,
+    requests: Requests,
+    *,
+    history: int,
+    category: str = "category",
+) -> dict[str, Any]:
+    """Metrics of a retrieval model that ranks the whole catalogue for each request.
+
+    Relevant are the candidates with label 1 of the first task; requests without any are left out.
+    What a user has had before the cut, in the whole past and not only in the newest `history`
+    events, is not offered again, unless it is relevant: a repeated purchase counts. Items whose
+    identity is padding (a null id) are never offered.
+
+    Returns:
+      See `measure`; `category` names the field of items that `categories@50` counts.
+    """
+    log, judged = dataset.log, Judged.of(dataset, requests)
+    items = _item_vectors(model, config, variables, log)
+    users, mask = _user_vectors(model, config, variables, log, judged.requests, history)
+    return measure(_retrieve(log, judged, users, mask, items, config.schema), judged, category)
+
+
+def evaluate_popularity(
+    dataset: Dataset, requests: Requests, *, category: str = "category"
+) -> dict[str, Any]:
+    """The same metrics of the ranker that offers everybody what training saw most."""
+    judged = Judged.of(dataset, requests)
+    items = judged.popularity.astype(np.float32)[:, None]
+    users = np.ones((len(judged.requests), 1, 1), np.float32)
+    mask = np.ones(users.shape[:2], bool)
+    top = _retrieve(dataset.log, judged, users, mask, items, dataset.schema)
+    return measure(top, judged, category)
+
+
+class Judged(NamedTuple):
+    """Requests with something relevant, and what metrics need to know of the items.
+
+    Attributes:
+      requests: `R` of them.
+      relevant: distinct relevant items of each; -1 fills the rows up.
+      popularity: how often each item is a positive of training.
+      items: the columns of the items.
+    """
+
+    requests: Requests
+    relevant: Int[np.ndarray, "R M"]
+    popularity: Int[np.ndarray, " N"]
+    items: dict[str, np.ndarray]
+
+    @staticmethod
+    def of(dataset: Dataset, requests: Requests) -> "Judged":
+        """What `requests` of a dataset are judged by."""
+        task = dataset.schema.tasks[0]
+        relevant = _positives(requests, task)
+        some = np.flatnonzero((relevant >= 0).any(axis=1))
+        trained = _positives(dataset.train, task)
+        popularity = np.bincount(trained[trained >= 0], minlength=dataset.log.num_items)
+        return Judged(requests.take(some), relevant[some], popularity, dataset.log.items)
+
+
+def _positives(requests: Requests, task: str) -> np.ndarray:
+    """Candidates with label 1, each once per request; -1 elsewhere."""
+    positive = (requests.label[task] > 0) & (requests.candidate >= 0)
+    items = -np.sort(-np.where(positive, requests.candidate, NOTHING), axis=1)
+    items[:, 1:][items[:, 1:] == items[:, :-1]] = NOTHING
+    return items
+
+
+def measure(top: Top, judged: Judged, category: str = "category") -> dict[str, Any]:
+    """How good what was retrieved is, ready for JSON; what is undefined is None.
+
+    Returns:
+      "requests", "recall@20", "recall@50", "ndcg@50", "coverage@50" (share of the catalogue that
+      anybody is offered), "recall@50 by popularity" (see `recall_by_popularity`) and, where items
+      have the field `category`, "categories@50" (distinct ones per request).
+    """
+    relevant, last = judged.relevant, SERIES[-1]
+    hit = hits(top.item, relevant)
+    # What was retrieved has an order: its ties are broken.
+    order = np.where(np.isnan(top.score), np.nan, -np.arange(top.item.shape[1], dtype=np.float64))
+    count = (relevant >= 0).sum(axis=1)
+    result: dict[str, Any] = {"requests": len(relevant)}
+    for k in SERIES:
+        result[f"recall@{k}"] = metrics.recall_at_k(order, hit, k=k, relevant=count)
+    result[f"ndcg@{last}"] = metrics.ndcg_at_k(order, hit, k=last, relevant=count)
+    shown = top.item[:, :last]
+    result[f"coverage@{last}"] = coverage(shown, len(judged.popularity))
+    result[f"recall@{last} by popularity"] = recall_by_popularity(
+        shown, relevant, judged.popularity
+    )
+    column = judged.items.get(category)
+    if column is not None and column.ndim == 1:
+        result[f"categories@{last}"] = categories_covered(shown, column)
+    return _finite(result)
+
+
+def hits(item: Int[np.ndarray, "R k"], relevant: Int[np.ndarray, "R M"]) -> Bool[np.ndarray, "R k"]:
+    """Which of the retrieved items are relevant."""
+    return (item >= 0) & (item[:, :, None] == relevant[:, None, :]).any(axis=2)
+
+
+def coverage(item: Int[np.ndarray, "R k"], num_items: int) -> float:
+    """Share of the catalogue that is retrieved for anybody."""
+    return len(np.unique(item[item >= 0])) / num_items
+
+
+def recall_by_popularity(
+    item: Int[np.ndarray, "R k"],
+    relevant: Int[np.ndarray, "R M"],
+    popularity: Int[np.ndarray, " N"],
+) -> dict[str, float]:
+    """Share of relevant items that are retrieved: of the head, the middle and the tail.
+
+    Each third holds a third of all positives of training: few popular items in the head, many in
+    the tail, among them those that training never saw. NaN where nothing of a third is relevant.
+    """
+    order = np.argsort(-popularity, kind="stable")
+    before = np.cumsum(popularity[order]) - popularity[order]
+    third = np.empty(len(order), int)
+    third[order] = np.minimum(3 * before // max(popularity.sum(), 1), 2)
+    found = hits(relevant, item)
+    asked = third[relevant[relevant >= 0]]
+    got = np.bincount(third[relevant[found]], minlength=3)
+    return {
+        name: float(got[i] / n) if (n := np.sum(asked == i)) else np.nan
+        for i, name in enumerate(("head", "middle", "tail"))
+    }
+
+
+def categories_covered(item: Int[np.ndarray, "R k"], category: Shaped[np.ndarray, " N"]) -> float:
+    """Distinct categories among the items retrieved for a request, mean over requests.
+
+    One vector finds one neighbourhood; several find several (MIND, section 1).
+    """
+    value = np.where(item >= 0, category[np.maximum(item, 0)], PADDING_ROW)
+    value = np.sort(value, axis=1)
+    fresh = np.diff(value, axis=1, prepend=PADDING_ROW) != 0
+    return float(fresh.sum(axis=1).mean()) if len(item) else np.nan
+
+
+def _retrieve(
+    log: EventLog,
+    judged: Judged,
+    users: np.ndarray,
+    mask: np.ndarray,
+    items: np.ndarray,
+    schema: Any,
+) -> Top:
+    """The top items of every request, a few requests at a time."""
+    valid = log.items[identity_field(schema).name] != PADDING_ROW
+    parts = []
+    for start in range(0, len(judged.requests), _USERS):
+        some = slice(start, start + _USERS)
+        exclude = _past(log, judged.requests.take(some), judged.relevant[some])
+        parts.append(
+            top_items(users[some], mask[some], items, SERIES[-1], exclude=exclude, valid=valid)
+        )
+    return Top(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _past(log: EventLog, requests: Requests, relevant: np.ndarray) -> np.ndarray:
+    """Items before each cut that are not relevant; -1 fills the rows up to a power of two."""
+    longest = int(requests.cut.max(initial=1))
+    column = np.arange(1 << (longest - 1).bit_length())
+    real = column < requests.cut[:, None]
+    at = np.where(real, log.offsets[requests.user][:, None] + column, 0)
+    item = np.where(real, log.item[at], NOTHING)
+    return np.where(hits(item, relevant), NOTHING, item)
+
+
+@functools.lru_cache(maxsize=16)
+def _towers(model: Any, config: Any):
+    user = jax.jit(lambda variables, batch: model.user_vectors(variables, config, batch))
+    return user, jax.jit(lambda variables, items: model.item_vectors(variables, config, items))
+
+
+def _item_vectors(model: Any, config: Any, variables: Variables, log: EventLog) -> np.ndarray:
+    columns = {field.name: log.items[field.name] for field in config.schema.item_fields}
+    vectors = [
+        _towers(model, config)[1](
+            variables, {n: c[start : start + _ITEMS] for n, c in columns.items()}
+        )
+        for start in range(0, log.num_items, _ITEMS)
+    ]
+    return np.concatenate(vectors)
+
+
+def _user_vectors(
+    model: Any, config: Any, variables: Variables, log: EventLog, requests: Requests, history: int
+) -> tuple[np.ndarray, np.ndarray]:
+    batches = evaluation_batches(
+        config.schema,
+        log,
+        requests,
+        batch_size=_CANDIDATES,
+        history=history,
+        requirements=model.requirements(config),
+    )
+    unknown = ("label", "weight", "candidate", "candidate_mask")
+    parts = [
+        _towers(model, config)[0](variables, {k: v for k, v in b.items() if k not in unknown})
+        for b in batches
+    ]
+    users, mask = (np.concatenate(column)[: len(requests)] for column in zip(*parts, strict=True))
+    return users, mask
+
+
+def _finite(result: Any) -> Any:
+    if isinstance(result, dict):
+        return {name: _finite(value) for name, value in result.items()}
+    return result if np.isfinite(result) else None
