@@ -15,7 +15,7 @@ METRICS = ["auc", "auc, others' histories", "gauc", "logloss", "examples/s"]
 # Few passes over many impressions want larger steps, and one sum over histories of this length
 # a mean. Chosen on the market's validation rounds.
 FEW_PASSES = (
-    "epochs=2",
+    "epochs=3",
     "history=100",
     "batch_size=512",
     "table_learning_rate=0.03",

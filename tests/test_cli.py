@@ -53,7 +53,7 @@ def test_train_then_evaluate(log, tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["train", "dim"], "Unknown model 'dim'; choose from mlp, din"),
+        (["train", "dim"], "Unknown model 'dim'; choose from lr, mlr, mlp, din"),
         (["train", "mlp", "--data", "markt"], "Unknown source 'markt'; choose from market"),
         (["train", "mlp", "--data", "market:nope"], "Unknown market preset 'nope'; choose from"),
         (["train", "mlp", "--data", "events:"], "needs a path"),
@@ -73,6 +73,21 @@ def test_train_then_evaluate(log, tmp_path, capsys):
         (["train", "mlp", "--resume"], "--resume needs --out"),
         (["train"], "the following arguments are required: MODEL"),
         (["trian", "mlp"], "invalid choice: 'trian'"),
+        (["train", "mlp", "--set", "l1=1"], "--l1 must be 0 unless --table-optimizer is ftrl"),
+        (
+            [
+                "train",
+                "sim",
+                "--data",
+                "market:tiny",
+                "--set",
+                "search=hard",
+                "--set",
+                "group_by=x",
+            ],
+            "group_by must be a field of the items, got 'x'",
+        ),
+        (["export", "/no/such/run", "--out", "a"], "is not the folder of a run"),
         (["evaluate", "/no/such/run"], "is not the folder of a run"),
         (["bench", "nope"], "Unknown suite 'nope'; choose from"),
         ([], "arguments are required"),
@@ -105,6 +120,13 @@ def test_bad_files(capsys, tmp_path, content, said):
     out = tmp_path / "run"
     assert said in rejected(capsys, *train(path, out))
     assert not out.exists(), "a refused run must leave nothing behind"
+
+
+def test_a_model_that_the_data_cannot_train(log, tmp_path, capsys):
+    out = tmp_path / "run"
+    said = rejected(capsys, "train", "esmm", "--data", f"events:{log}", "--out", out)
+    assert "ESMM needs two tasks in Config.schema: click, conversion; got ('click',)" in said
+    assert not out.exists()
 
 
 def test_bad_rows_are_skipped_when_asked(log, tmp_path, capsys):

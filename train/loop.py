@@ -90,8 +90,8 @@ def fit(
     if name is None:
         name = str(getattr(model, "__name__", type(model).__name__)).rpartition(".")[2]
     _check(config, dataset, devices)
-    _open(out, resume, name, config, settings, source, dataset)
     trainer = _Trainer(model, config, dataset, settings, devices)
+    _open(out, resume, name, config, settings, source, dataset)
     position = _Position()
     if resume and checkpoints.steps(out / "checkpoints" / "last"):
         position = trainer.restore(out)

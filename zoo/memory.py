@@ -105,8 +105,8 @@ def _gru_shapes(name: str, inputs: int, units: int) -> dict[str, Any]:
     }
 
 
-def initial_state(params: Params, batch_size: int) -> State:
-    """Noise in M, the learned first read, zeros elsewhere."""
+def initial_state(params: Params, batch_size: Any) -> State:
+    """Noise in M, the learned first read, zeros elsewhere; the size may be symbolic (export)."""
     slots, width = params["noise"].shape
     units = params["controller_recurrent"].shape[0]
     channel = params["induction_recurrent"].shape[0] if "induction_recurrent" in params else 0

@@ -209,7 +209,9 @@ class MIMN(nn.Module):
             key_memory=config.key_memory,
             mur=config.mur,
         )
-        self.attention = ChannelAttention(config, self.axis_name)
+        self.attention = ChannelAttention(
+            config.attention_units, config.attention_activation, config.normalize, self.axis_name
+        )
         self.next_behaviour = NextBehaviour()
         self.tower = Tower(config.tower_units, config.activation, axis_name=self.axis_name)
 
@@ -230,7 +232,7 @@ class MIMN(nn.Module):
         mask = batch["history_mask"]
         state, reads = encode(
             self.machine(),
-            self.init_state(mask.shape[0]),
+            initial_state(self.machine(), mask.shape[0]),
             events,
             mask,
             induction_slots=config.induction_slots,
@@ -257,9 +259,13 @@ class MIMN(nn.Module):
         others = [f for f in schema.role("history") if schema.find("candidate", f.name) is None]
         parts = [embed_items(dict(self.tables), schema, event)]
         parts += [embed_field(dict(self.tables), field, event[field.name]) for field in others]
-        state, mask = jax.tree.map(jnp.asarray, (state, mask))
-        vector, chosen = jnp.concatenate(parts, axis=-1), self.config.induction_slots
-        return step(self.machine(), state, vector, mask, induction_slots=chosen)
+        return step(
+            self.machine(),
+            jax.tree.map(jnp.asarray, state),
+            jnp.concatenate(parts, axis=-1),
+            jnp.asarray(mask),
+            induction_slots=self.config.induction_slots,
+        )
 
     def apply_state(self, state: State, batch: Batch) -> Output:
         """Scores each candidate, given a state."""
@@ -292,7 +298,9 @@ class MIMN(nn.Module):
 class ChannelAttention(nn.Module):
     """DIN's attention of a candidate over the channels of the memory induction unit."""
 
-    config: Config
+    units: tuple[int, ...]
+    activation: Activation
+    normalize: Normalize
     axis_name: str | None = None
 
     @nn.compact
@@ -305,15 +313,11 @@ class ChannelAttention(nn.Module):
         train: bool,
     ) -> Float[Array, "B C I"]:
         """What the candidate, made as wide as a channel, finds there."""
-        config, width = self.config, channels.shape[-1]
+        width = channels.shape[-1]
         query = nn.Dense(width, name="query")(query)
         alpha = self.param("query_alpha", nn.initializers.constant(PRELU_ALPHA), (width,))
         unit = ActivationUnit(
-            config.attention_units,
-            config.attention_activation,
-            config.normalize,
-            self.axis_name,
-            name="unit",
+            self.units, self.activation, self.normalize, self.axis_name, name="unit"
         )
         everywhere = jnp.ones(channels.shape[:2], bool)
         return unit(prelu(query, alpha), channels, everywhere, mask, train=train)

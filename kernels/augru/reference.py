@@ -83,15 +83,18 @@ def cell_step(
     # As one flat product: XLA's CPU backend takes half as long again over a batched one.
     from_state = hidden.reshape(-1, width) @ weights.recurrent
     from_state = from_state.reshape(*hidden.shape[:2], -1)
-    gates = jax.nn.sigmoid(from_input[..., :-width] + from_state[..., :-width])
-    reset = gates[..., -width:]
-    new = jnp.tanh(from_input[..., -width:] + reset * from_state[..., -width:])
+    # Split, not sliced: gradients of slices would be padded with zeros and added.
+    blocks = from_state.shape[-1] // width
+    *x_gates, x_new = jnp.split(from_input, blocks, axis=-1)
+    *h_gates, h_new = jnp.split(from_state, blocks, axis=-1)
+    *update, reset = map(jax.nn.sigmoid, map(jnp.add, x_gates, h_gates))
+    new = jnp.tanh(x_new + reset * h_new)
     if cell == "agru":
-        update = a
+        take = a
+    elif cell == "augru":
+        take = a * update[0]
+    elif cell == "augru_release":
+        take = 1 - (1 - a) * (1 - update[0])
     else:
-        update = gates[..., :width]
-        if cell == "augru":
-            update = a * update
-        elif cell == "augru_release":
-            update = 1 - (1 - a) * (1 - update)
-    return (1 - update) * hidden + update * new
+        take = update[0]
+    return (1 - take) * hidden + take * new

@@ -17,7 +17,7 @@ SAMPLED = Requirements(sampled=50)
 
 
 def naive_groups(log, requests, field, most):
-    """Per request and candidate: event positions of the same value before the cut, newest `most`."""
+    """Per request and candidate: the newest `most` events of the same value before the cut."""
     result = []
     for r in range(len(requests)):
         start = log.offsets[requests.user[r]]
