@@ -35,8 +35,7 @@ format: $(READY)  ## put the tree into shape
 	$(BIN)/ruff format .
 
 results: $(READY)  ## the tables of the README, made anew (half an hour)
-	$(BIN)/recjax bench accuracy --only market --only "market, control" --only "MovieLens 100K" \
-		--out bench/results/accuracy
+	$(BIN)/recjax bench accuracy --out bench/results/accuracy
 	$(BIN)/recjax bench pipeline --out bench/results/pipeline
 	$(BIN)/python -m recjax.bench.readme
 

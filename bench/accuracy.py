@@ -10,7 +10,7 @@ from pathlib import Path
 from .compare import Case, Method, choose, compare
 from .results import Row
 
-METRICS = ["auc", "auc, others' histories", "gauc", "logloss", "examples/s"]
+METRICS = ["auc", "auc with others' histories", "gauc", "logloss", "examples/s"]
 
 # Few passes over many impressions want larger steps, and one sum over histories of this length
 # a mean. Chosen on the market's validation rounds.

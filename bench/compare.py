@@ -143,7 +143,7 @@ def _train(job: dict[str, Any]) -> dict[str, float]:
         figures = flat_metrics(results["test"])
         if "auc" in figures:
             exchanged = launch.evaluate_run(folder, change=exchange_histories)["test"]
-            figures["auc, others' histories"] = flat_metrics(exchanged)["auc"]
+            figures["auc with others' histories"] = flat_metrics(exchanged)["auc"]
     return {**figures, "examples/s": results["train"]["examples_per_second"]}
 
 

@@ -84,10 +84,10 @@ def cell_step(
     from_state = hidden.reshape(-1, width) @ weights.recurrent
     from_state = from_state.reshape(*hidden.shape[:2], -1)
     # Split, not sliced: gradients of slices would be padded with zeros and added.
-    blocks = from_state.shape[-1] // width
-    *x_gates, x_new = jnp.split(from_input, blocks, axis=-1)
-    *h_gates, h_new = jnp.split(from_state, blocks, axis=-1)
-    *update, reset = map(jax.nn.sigmoid, map(jnp.add, x_gates, h_gates))
+    gates = from_state.shape[-1] - width
+    x_gates, x_new = jnp.split(from_input, [gates], axis=-1)
+    h_gates, h_new = jnp.split(from_state, [gates], axis=-1)
+    *update, reset = jnp.split(jax.nn.sigmoid(x_gates + h_gates), gates // width, axis=-1)
     new = jnp.tanh(x_new + reset * h_new)
     if cell == "agru":
         take = a
