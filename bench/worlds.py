@@ -11,7 +11,7 @@ from .results import Row
 METRICS = ["auc", "conversion_given_click auc", "recall@50", "examples/s"]
 
 _SOFTMAX = ("normalize=softmax",)
-_LONG = ("history=1000",)
+_SHORT = ("short_length=50", *_SOFTMAX)
 _RETRIEVAL = ("epochs=4", "history=100", "batch_size=256")
 
 
@@ -46,8 +46,8 @@ def cases() -> list[Case]:
             ("long_interest", "no_long_interest"),
             (
                 newest,
-                Method("sim, hard", "sim", ("search=hard", *_LONG)),
-                Method("sim, soft", "sim", ("search=soft", *_LONG)),
+                Method("sim, hard", "sim", ("search=hard", "top_k=100", *_SHORT)),
+                Method("sim, soft", "sim", ("search=soft", "history=1000", *_SHORT)),
             ),
             (("sim, hard", newest.name, "auc"), ("sim, soft", newest.name, "auc")),
         ),
@@ -61,15 +61,15 @@ def cases() -> list[Case]:
             "selection bias",
             ("selection_bias", "no_selection_bias"),
             (
-                Method("click only", "esmm", ("mode=click_only",)),
-                Method("esmm", "esmm"),
+                Method("click only", "esmm", ("mode=click_only", "pooling=mean")),
+                Method("esmm", "esmm", ("pooling=mean",)),
             ),
             (("esmm", "click only", "conversion_given_click auc"),),
         ),
         *_pair(
             "feature crosses",
             ("crosses", "no_crosses"),
-            (mlp, Method("dcn", "dcn")),
+            (mlp, Method("dcn", "dcn", ("cross=full", "pooling=mean"))),
             (("dcn", "mlp", "auc"),),
         ),
         *_pair(
