@@ -52,7 +52,7 @@ from .embeddings import (
 )
 from .features import Schema
 from .layers import ACTIVATIONS, PRELU_ALPHA, Activation, Tower, prelu
-from .losses import click_loss
+from .losses import click_loss, in_training
 
 KIND = "ranking"
 
@@ -146,17 +146,15 @@ def loss(
 ) -> tuple[Float[Array, ""], Aux]:
     """Weighted binary cross-entropy of the first task + auxiliary_weight * auxiliary loss."""
     batch = as_arrays(batch)
-    if axis_name is not None:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-    (output, terms), updated = DIEN(config, axis_name).apply(
-        variables, batch, train=True, rngs={"dropout": key}, mutable=["batch_stats"], method="run"
+    (output, terms), statistics = in_training(
+        DIEN(config, axis_name), variables, batch, key, method="run"
     )
     task = config.schema.tasks[0]
     bce = click_loss(output.tasks[task], batch, task, axis_name)
     total = bce
     if "auxiliary" in terms:
         total = total + config.auxiliary_weight * terms["auxiliary"]
-    return total, Aux(dict(updated).get("batch_stats", {}), {"bce": bce, **terms})
+    return total, Aux(statistics, {"bce": bce, **terms})
 
 
 class DIEN(nn.Module):

@@ -55,7 +55,7 @@ from .embeddings import (
 )
 from .features import Schema
 from .layers import ACTIVATIONS, Activation, Layers, Tower
-from .losses import click_loss
+from .losses import click_loss, in_training
 
 KIND = "ranking"
 
@@ -134,15 +134,8 @@ def loss(
 ) -> tuple[Float[Array, ""], Aux]:
     """Terms "ctr" and "ctcvr" over all impressions; in other modes "ctr" and, of clicks, "cvr"."""
     batch = as_arrays(batch)
-    if axis_name is not None:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-    (a, b), updated = ESMM(config, axis_name).apply(
-        variables,
-        batch,
-        train=True,
-        rngs={"dropout": key},
-        mutable=["batch_stats"],
-        method="towers",
+    (a, b), statistics = in_training(
+        ESMM(config, axis_name), variables, batch, key, method="towers"
     )
     click, conversion = config.schema.tasks[:2]
     y, z = batch["label"][click], batch["label"][conversion]
@@ -156,7 +149,7 @@ def loss(
         clicked = {**batch, "weight": {conversion: y * weight}}
         terms["cvr"] = click_loss(b, clicked, conversion, axis_name)
     total = jnp.sum(jnp.stack(list(terms.values())))
-    return total, Aux(dict(updated).get("batch_stats", {}), terms)
+    return total, Aux(statistics, terms)
 
 
 class ESMM(nn.Module):

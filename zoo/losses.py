@@ -1,5 +1,7 @@
 """Losses shared by models. All are means over the real candidates of all devices."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,18 +31,35 @@ def click_loss(
     return total / jnp.maximum(mass, 1e-12)
 
 
-def ranking_loss(
-    module: nn.Module, variables: Variables, batch: Batch, task: str, key: PRNGKeyArray
-) -> tuple[Float[Array, ""], Aux]:
-    """Applies a single-task ranker in training mode and takes its click loss.
+def in_training(
+    module: nn.Module,
+    variables: Variables,
+    batch: Batch,
+    key: PRNGKeyArray,
+    method: str | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """What `module` gives in training mode, and its updated running statistics.
 
     `module` has an `axis_name`; dropout differs between the devices of that axis.
     """
-    axis_name, batch = module.axis_name, as_arrays(batch)
-    if axis_name is not None:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-    output, updated = module.apply(
-        variables, batch, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+    if module.axis_name is not None:
+        key = jax.random.fold_in(key, jax.lax.axis_index(module.axis_name))
+    result, updated = module.apply(
+        variables,
+        batch,
+        train=True,
+        rngs={"dropout": key},
+        mutable=["batch_stats"],
+        method=method,
     )
-    bce = click_loss(output.tasks[task], batch, task, axis_name)
-    return bce, Aux(dict(updated).get("batch_stats", {}), {"bce": bce})
+    return result, dict(updated).get("batch_stats", {})
+
+
+def ranking_loss(
+    module: nn.Module, variables: Variables, batch: Batch, task: str, key: PRNGKeyArray
+) -> tuple[Float[Array, ""], Aux]:
+    """Applies a single-task ranker in training mode and takes its click loss."""
+    batch = as_arrays(batch)
+    output, statistics = in_training(module, variables, batch, key)
+    bce = click_loss(output.tasks[task], batch, task, module.axis_name)
+    return bce, Aux(statistics, {"bce": bce})

@@ -57,7 +57,7 @@ from .embeddings import (
 )
 from .features import Schema
 from .layers import ACTIVATIONS, PRELU_ALPHA, Activation, Tower, prelu
-from .losses import click_loss
+from .losses import click_loss, in_training
 from .memory import (
     Machine,
     Regularisation,
@@ -177,16 +177,14 @@ def loss(
 ) -> tuple[Float[Array, ""], Aux]:
     """Click loss + mur_weight * unequal usage of the slots + auxiliary_weight * auxiliary loss."""
     batch = as_arrays(batch)
-    if axis_name is not None:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-    (output, terms), updated = MIMN(config, axis_name).apply(
-        variables, batch, train=True, rngs={"dropout": key}, mutable=["batch_stats"], method="run"
+    (output, terms), statistics = in_training(
+        MIMN(config, axis_name), variables, batch, key, method="run"
     )
     task = config.schema.tasks[0]
     total = bce = click_loss(output.tasks[task], batch, task, axis_name)
     for name, weight in (("usage", config.mur_weight), ("auxiliary", config.auxiliary_weight)):
         total = total + weight * terms[name] if name in terms else total
-    return total, Aux(dict(updated).get("batch_stats", {}), {"bce": bce, **terms})
+    return total, Aux(statistics, {"bce": bce, **terms})
 
 
 class MIMN(nn.Module):

@@ -54,7 +54,7 @@ from .embeddings import (
 )
 from .features import Schema
 from .layers import ACTIVATIONS, Activation, Tower
-from .losses import click_loss
+from .losses import click_loss, in_training
 
 KIND = "ranking"
 
@@ -155,17 +155,13 @@ def loss(
 ) -> tuple[Float[Array, ""], Aux]:
     """alpha * click loss of the search ("search") + beta * click loss ("bce")."""
     batch, task = as_arrays(batch), config.schema.tasks[0]
-    if axis_name is not None:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-    (output, search_logit), updated = SIM(config, axis_name).apply(
-        variables, batch, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
-    )
+    (output, search_logit), statistics = in_training(SIM(config, axis_name), variables, batch, key)
     terms = {"bce": click_loss(output.logit, batch, task, axis_name)}
     total = config.beta * terms["bce"]
     if config.search == "soft":
         terms["search"] = click_loss(search_logit, batch, task, axis_name)
         total = total + config.alpha * terms["search"]
-    return total, Aux(dict(updated).get("batch_stats", {}), terms)
+    return total, Aux(statistics, terms)
 
 
 class Events(NamedTuple):
