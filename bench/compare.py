@@ -18,11 +18,14 @@ from typing import Any
 import numpy as np
 
 from ..train import launch, metrics
+from ..train.data.dataset import Dataset
 from ..train.data.sources import open_source
 from ..train.evaluation import exchange_histories
 from .results import Row
 
 UNITS = {"examples/s": "1/s"}
+
+_Outcome = dict[str, dict[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +83,7 @@ def compare(cases: list[Case], seeds: int) -> list[Row]:
     halves = [cores[: len(cores) // 2], cores[len(cores) // 2 :]] if len(cores) > 1 else [cores]
     free = list(halves)  # as many as there are threads, so a pop always finds one
 
-    def work(job: tuple[Case, Method, int]) -> dict[str, float]:
+    def work(job: tuple[Case, Method, int]) -> _Outcome:
         mine = free.pop()
         try:
             return _in_process(*job, mine)
@@ -91,8 +94,12 @@ def compare(cases: list[Case], seeds: int) -> list[Row]:
         results = dict(zip(jobs, pool.map(work, jobs), strict=True))
     rows: list[Row] = []
     for case in cases:
-        rows += truth_rows(case)
-        found = {m.name: [results[case, m, seed] for seed in range(seeds)] for m in case.methods}
+        truth = results[case, case.methods[0], 0]["truth"]
+        rows += [Row.of(case.name, "the truth", name, [value]) for name, value in truth.items()]
+        found = {
+            method.name: [results[case, method, seed]["figures"] for seed in range(seeds)]
+            for method in case.methods
+        }
         for method, values in found.items():
             for metric in values[0]:
                 column = [value[metric] for value in values]
@@ -104,23 +111,7 @@ def compare(cases: list[Case], seeds: int) -> list[Row]:
     return rows
 
 
-def truth_rows(case: Case) -> list[Row]:
-    """How well the true click probabilities rank the test clicks."""
-    if not case.source.startswith("market"):
-        return []
-    dataset = open_source(case.source)
-    truth, real = dataset.truth["test"]["click"], dataset.test.candidate >= 0
-    label = dataset.test.label["click"]
-    user = np.broadcast_to(dataset.test.user[:, None], real.shape)
-    values = {
-        "auc": metrics.auc(truth[real], label[real]),
-        "gauc": metrics.gauc(truth[real], label[real], user[real]),
-        "logloss": metrics.logloss(truth[real], label[real]),
-    }
-    return [Row.of(case.name, "the truth", name, [value]) for name, value in values.items()]
-
-
-def _in_process(case: Case, method: Method, seed: int, cores: list[int]) -> dict[str, float]:
+def _in_process(case: Case, method: Method, seed: int, cores: list[int]) -> _Outcome:
     overrides = [*case.overrides, *method.overrides]
     job = {"model": method.model, "source": case.source, "overrides": overrides}
     job |= {"seed": seed, "cores": cores}
@@ -129,22 +120,39 @@ def _in_process(case: Case, method: Method, seed: int, cores: list[int]) -> dict
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _train(job: dict[str, Any]) -> dict[str, float]:
-    """One training, in this process; its test metrics and its speed."""
+def _train(job: dict[str, Any]) -> _Outcome:
+    """One training, in this process: its test metrics and its speed, and the truth's own."""
     os.sched_setaffinity(0, job["cores"])
+    dataset = open_source(job["source"])
     with tempfile.TemporaryDirectory() as place:
         folder, results = launch.train(
             job["model"],
             source=job["source"],
+            dataset=dataset,
             out=Path(place) / "run",
             settings={"seed": job["seed"]},
             overrides=job["overrides"],
         )
         figures = flat_metrics(results["test"])
         if "auc" in figures:
-            exchanged = launch.evaluate_run(folder, change=exchange_histories)["test"]
-            figures["auc with others' histories"] = flat_metrics(exchanged)["auc"]
-    return {**figures, "examples/s": results["train"]["examples_per_second"]}
+            other = launch.evaluate_run(folder, dataset=dataset, change=exchange_histories)
+            figures["auc with others' histories"] = flat_metrics(other["test"])["auc"]
+    figures["examples/s"] = results["train"]["examples_per_second"]
+    return {"figures": figures, "truth": truth_of(dataset)}
+
+
+def truth_of(dataset: Dataset) -> dict[str, float]:
+    """How well the true click probabilities rank the test clicks; empty where nobody knows."""
+    if not dataset.truth:
+        return {}
+    truth, real = dataset.truth["test"]["click"], dataset.test.candidate >= 0
+    label = dataset.test.label["click"]
+    user = np.broadcast_to(dataset.test.user[:, None], real.shape)
+    return {
+        "auc": metrics.auc(truth[real], label[real]),
+        "gauc": metrics.gauc(truth[real], label[real], user[real]),
+        "logloss": metrics.logloss(truth[real], label[real]),
+    }
 
 
 def flat_metrics(test: dict[str, Any]) -> dict[str, float]:

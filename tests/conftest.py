@@ -1,10 +1,8 @@
 import os
 from pathlib import Path
 
-# Four simulated devices, so that pmap has something to map over. And tests compile far more than
-# they compute: machine code without LLVM's optimisations is ready sooner. Before JAX starts.
-FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-os.environ.setdefault("XLA_FLAGS", FLAGS)
+# Four simulated devices, so that pmap has something to map over. Before JAX starts.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 
 import jax  # noqa: E402
 

@@ -10,6 +10,7 @@ import jax
 from ..zoo import MODELS
 from ..zoo.contract import Model, Variables
 from . import checkpoints, defaults, run
+from .data.dataset import Dataset
 from .data.event_log import Requests
 from .data.events import OnBadRow
 from .data.sources import open_source
@@ -22,6 +23,7 @@ def train(
     model: str,
     *,
     source: str = "market",
+    dataset: Dataset | None = None,
     out: Path | str | None = None,
     settings: dict[str, Any] | None = None,
     overrides: list[str] | None = None,
@@ -35,6 +37,7 @@ def train(
     Args:
       model: one of `zoo.MODELS`.
       source: see `data.sources`.
+      dataset: what `source` gives, for those who have opened it already.
       out: folder of the run; the first free `runs/<model>-<source>-<number>` by default.
       settings: values of `Settings` that are not the defaults.
       overrides: `key=value` texts for any field of the model's config or of the settings.
@@ -58,11 +61,12 @@ def train(
     chosen = defaults.settings(model, **{**(settings or {}), **more})
     if out is not None and not resume:
         run.require_free(Path(out))
-    dataset = open_source(
-        source,
-        max_train_per_user=chosen.max_train_per_user,
-        on_bad_row=on_bad_row,
-    )
+    if dataset is None:
+        dataset = open_source(
+            source,
+            max_train_per_user=chosen.max_train_per_user,
+            on_bad_row=on_bad_row,
+        )
     config = defaults.model_config(module, dataset.schema, options)
     folder = Path(out) if out is not None else run.free_folder(model, source)
     results = fit(
@@ -106,6 +110,7 @@ def evaluate_run(
     folder: Path | str,
     *,
     source: str | None = None,
+    dataset: Dataset | None = None,
     change: Callable[[Requests], Requests] = lambda requests: requests,
 ) -> dict[str, Any]:
     """Scores the test requests of a source with the best parameters of a run.
@@ -114,6 +119,7 @@ def evaluate_run(
       folder: of the run.
       source: the run's own by default; another one must have the same schema, and is read with
         the run's vocabularies.
+      dataset: what `source` gives, for those who have opened it already.
       change: what to do to the test requests first, e.g. `evaluation.exchange_histories`.
 
     Raises:
@@ -121,11 +127,12 @@ def evaluate_run(
     """
     trained = load_run(folder)
     saved = trained.saved
-    dataset = open_source(
-        source or saved.source,
-        max_train_per_user=saved.settings.max_train_per_user,
-        row_maps=saved.row_maps,
-    )
+    if dataset is None:
+        dataset = open_source(
+            source or saved.source,
+            max_train_per_user=saved.settings.max_train_per_user,
+            row_maps=saved.row_maps,
+        )
     saved.require_schema(dataset.schema)
     dataset = dataclasses.replace(dataset, schema=saved.schema)
     block = evaluate(
