@@ -102,7 +102,11 @@ def case(request):
     config = model.Config(schema=SCHEMA, **options)
     variables = model.init(jax.random.key(0), config)
     variables["tables"] = jax.tree.map(_with_signal, variables["tables"])
-    return model, config, variables
+    yield model, config, variables
+    # Thousands of compiled programs in one process run into its limit of memory maps.
+    _apply.cache_clear()
+    _gradient.cache_clear()
+    jax.clear_caches()
 
 
 def _with_signal(table):
