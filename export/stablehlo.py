@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..train import launch, run
-from ..zoo.contract import Batch
+from ..zoo.contract import Batch, served
 from ..zoo.features import KnownRows, Schema, example_batch
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -152,8 +152,7 @@ class Artifact:
             for role in ("history", "history_mask", "history_age")
             if role in batch
         }
-        served = {role: value for role, value in batch.items() if role not in _FOR_LOSSES}
-        return {**served, **grown}
+        return {**served(batch), **grown}
 
 
 def load(folder: Path | str) -> Artifact:
@@ -190,16 +189,11 @@ def load(folder: Path | str) -> Artifact:
     return Artifact(manifest, schema, row_maps, _load_variables(folder / "variables.npz"), programs)
 
 
-_FOR_LOSSES = {
-    "label", "weight", "history_negative", "sampled", "sampled_log_q", "candidate_log_q",
-}  # fmt: skip
-
-
 def _example(schema: Schema, requirements: Any, history: int) -> Batch:
     batch = example_batch(
         schema, batch=3, history=history, candidates=2, retrieved=requirements.retrieved
     )
-    return {role: value for role, value in batch.items() if role not in _FOR_LOSSES}
+    return served(batch)
 
 
 def _programs(module: Any, config: Any, batch: Batch) -> dict[str, tuple[Any, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..zoo.contract import Batch, Model, Output, Variables
+from ..zoo.contract import Batch, Model, Output, Variables, served
 from . import metrics
 from .data import draws
 from .data.dataset import Dataset
@@ -52,8 +52,7 @@ def predict(
         requirements=model.requirements(config),
     )
     for batch in batches:
-        batch = {key: value for key, value in batch.items() if key not in ("label", "weight")}
-        output = score(variables, batch)
+        output = score(variables, served(batch))
         given = {k: v for k, v in (output.log_probabilities or {}).items() if _GIVEN in k}
         parts.append({**output.tasks, **jax.tree.map(_log_odds, given)})
     # The schema's order: jit sorts the keys of a dict.

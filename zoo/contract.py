@@ -58,6 +58,14 @@ class Output(NamedTuple):
     log_probabilities: dict[str, Float[Array, "B C"]] | None = None
 
 
+_FOR_LOSSES = ("label", "weight", "history_negative", "sampled", "sampled_log_q", "candidate_log_q")
+
+
+def served(batch: Batch) -> Batch:
+    """What is left of a batch when serving: the roles that `apply` may read."""
+    return {role: value for role, value in batch.items() if role not in _FOR_LOSSES}
+
+
 class Aux(NamedTuple):
     """By-products of a loss: updated running statistics, and every term of the loss by name."""
 
