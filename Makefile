@@ -9,7 +9,7 @@ NEWEST ?= .venv-newest
 NEWEST_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python \
 	/usr/local/bin/python3.12 /usr/bin/python3.12) $(PYTHON))
 
-.PHONY: demo test contract parity lint format results clean
+.PHONY: demo test contract parity notebooks lint format results clean
 
 demo: $(READY)  ## mlp against din on the built-in world, in minutes
 	$(BIN)/recjax demo
@@ -28,6 +28,9 @@ contract: $(READY) $(NEWEST)/.ready  ## what every model promises, on the oldest
 parity: $(PARITY)/.ready  ## our models against three libraries for PyTorch, weights mapped
 	$(PARITY)/bin/python -m pytest -q -n 2 tests/parity
 
+notebooks: $(READY)  ## every notebook from its first cell to its last; the files stay as they are
+	$(BIN)/jupyter execute colab/*.ipynb
+
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,6 +44,7 @@ results: $(READY)  ## the tables of the README, made anew (half an hour)
 	$(BIN)/recjax bench accuracy --out bench/results/accuracy
 	$(BIN)/recjax bench pipeline --out bench/results/pipeline
 	$(BIN)/python -m recjax.bench.readme
+	$(BIN)/jupyter execute --inplace colab/*.ipynb
 
 $(VENV)/.ready: EXTRA := dev
 $(PARITY)/.ready: EXTRA := parity

@@ -28,15 +28,25 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
         if options.debug:
             raise
-        print(f"recjax: error: {' '.join(str(error).split())}", file=sys.stderr)
+        _complain(str(error) or "not enough memory")
+        return 2
+    except RuntimeError as error:
+        # What XLA raises where an array does not fit; any other is ours to mend.
+        if options.debug or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _complain(f"not enough memory: {str(error).splitlines()[0]}")
         return 2
     except KeyboardInterrupt:
         print("recjax: interrupted; train --resume goes on from there.", file=sys.stderr)
         return 130
     return 0
+
+
+def _complain(message: str) -> None:
+    print(f"recjax: error: {' '.join(message.split())}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(command=_evaluate)
 
     bench = commands.add_parser("bench", help="run a suite and write results.json")
-    bench.add_argument("suite", metavar="SUITE", help="accuracy, worlds, pipeline")
+    bench.add_argument("suite", metavar="SUITE", help="accuracy, worlds, pipeline, training")
     bench.add_argument("--out", default="runs/bench", metavar="DIR")
     bench.add_argument("--only", action="append", metavar="CASE", help="may be repeated")
     bench.add_argument("--seeds", type=int, metavar="N", help="how many, where a suite trains")

@@ -61,7 +61,7 @@ def choose(cases: list[Case], only: list[str] | None) -> list[Case]:
     found = {case.name: case for case in cases}
     unknown = sorted(set(only or ()) - found.keys())
     if unknown:
-        raise ValueError(f"Unknown case {unknown[0]!r}; at hand are {', '.join(found)}.")
+        raise ValueError(f"Unknown case {unknown[0]!r}; at hand are {'; '.join(found)}.")
     return [found[name] for name in only or found]
 
 

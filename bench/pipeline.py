@@ -14,17 +14,14 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 
 from .. import zoo
-from ..train.data.dataset import Dataset
-from ..train.data.event_log import EventLog, Requests
 from ..train.data.pipeline import TrainingBatches
 from ..train.defaults import model_config
 from ..train.settings import Settings
-from ..train.step import initial_state, make_step
-from ..zoo.features import Field, HashedRows, Schema, Table
+from ..train.step import initial_state
 from .results import Row
+from .workload import step_times, synthetic
 
 METRICS = [
     "examples/s",
@@ -38,7 +35,6 @@ MODELS = ("mlp", "din")
 REPEATS = 5
 STEPS = 20
 _BATCH, _HISTORY = 1024, 100
-_DISTINCT = 50_000  # items that events name, whatever the size of the table
 
 
 def run() -> list[Row]:
@@ -66,7 +62,7 @@ def run() -> list[Row]:
 
 def assembly() -> list[float]:
     """Labelled candidates per second, from the log alone, renaming of ids included."""
-    data = synthetic(SIZES[1])
+    data = synthetic(SIZES[1], _HISTORY)
     batches = TrainingBatches(data, batch_size=_BATCH, history=_HISTORY)
     speeds = []
     for repeat in range(REPEATS):
@@ -79,68 +75,17 @@ def assembly() -> list[float]:
     return speeds
 
 
-def synthetic(rows: int) -> Dataset:
-    """A log of long histories over one large table of items and a small one of categories."""
-    rng = np.random.default_rng(0)
-    users, events, items = 2_000, 200, _DISTINCT
-    schema = Schema(
-        tables=(Table(name="item", rows=rows, dim=16), Table(name="category", rows=1002, dim=16)),
-        fields=tuple(
-            Field(name=name, role=role)
-            for name in ("item", "category")
-            for role in ("candidate", "history")
-        ),
-    )
-    spread = np.linspace(2, rows - 1, items).astype(np.int32)
-    log = EventLog(
-        offsets=np.arange(users + 1, dtype=np.int64) * events,
-        item=rng.integers(0, items, users * events).astype(np.int32),
-        time=np.tile(np.arange(events, dtype=np.int64), users),
-        event={},
-        items={"item": spread, "category": rng.integers(2, 1002, items).astype(np.int32)},
-        users={},
-        has_clock=False,
-    )
-    count = 40_000
-    user = rng.integers(0, users, count).astype(np.int32)
-    requests = Requests(
-        user=user,
-        cut=np.full(count, _HISTORY, np.int64),
-        time=np.full(count, _HISTORY, np.int64),
-        candidate=rng.integers(0, items, (count, 4)).astype(np.int32),
-        label={"click": rng.integers(0, 2, (count, 4)).astype(np.float32)},
-    )
-    return Dataset(
-        name="synthetic",
-        schema=schema,
-        row_maps={"item": HashedRows(rows), "category": HashedRows(1002)},
-        log=log,
-        train=requests,
-        validation=requests.take(slice(0, 1)),
-        test=requests.take(slice(0, 1)),
-    )
-
-
 def measure(model: str, rows: int) -> dict[str, float]:
     """Median milliseconds per step, and MiB of tables with state, and of the peak beyond them."""
     before = _peak_mib()
-    data, settings = synthetic(rows), Settings(batch_size=_BATCH, history=_HISTORY)
+    data, settings = synthetic(rows, _HISTORY), Settings(batch_size=_BATCH, history=_HISTORY)
     module = zoo.MODELS[model]
     config = model_config(module, data.schema)
-    step = jax.jit(make_step(module, config, settings, total_steps=10**6), donate_argnums=0)
-    batches = TrainingBatches(data, batch_size=_BATCH, history=_HISTORY)
     state = jax.block_until_ready(initial_state(module, config, settings, {}))
     held = sum(x.nbytes for x in jax.tree.leaves((state.tables, state.table_state))) / 2**20
-    times: list[float] = []
-    started = time.perf_counter()
-    for index, (batch, pulled) in enumerate(batches.epoch(0)):
-        state, _ = jax.block_until_ready(step(state, batch, pulled))
-        now = time.perf_counter()
-        times, started = [*times, now - started], now
-        if index == 2 * STEPS:
-            break
+    times = step_times(module, config, settings, data, state, STEPS)
     return {
-        "ms": 1e3 * statistics.median(times[STEPS:]),
+        "ms": 1e3 * statistics.median(times),
         "held": held,
         "extra": _peak_mib() - before - held,
     }

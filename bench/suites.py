@@ -1,14 +1,17 @@
 """Suites by name. `recjax bench SUITE` and `python -m recjax.bench SUITE` both come here."""
 
 from collections.abc import Callable
+import inspect
 from pathlib import Path
 
-from . import accuracy, pipeline, results, worlds
+from ..train import run as run_folder
+from . import accuracy, pipeline, results, training, worlds
 
 SUITES: dict[str, tuple[Callable[..., list[results.Row]], list[str]]] = {
     "accuracy": (accuracy.run, accuracy.METRICS),
     "worlds": (worlds.run, worlds.METRICS),
     "pipeline": (pipeline.run, pipeline.METRICS),
+    "training": (training.run, training.METRICS),
 }
 
 
@@ -30,12 +33,14 @@ def run(
         raise ValueError(f"Unknown suite {suite!r}; choose from {', '.join(SUITES)}.")
     measure, columns = SUITES[suite]
     options = {"only": only, "seeds": seeds}
-    options = {name: value for name, value in options.items() if value}
-    if options and suite not in ("accuracy", "worlds"):
-        raise ValueError(f"Suite {suite!r} takes no --{' or --'.join(options)}.")
+    options = {name: value for name, value in options.items() if value is not None}
+    refused = options.keys() - inspect.signature(measure).parameters.keys()
+    if refused:
+        raise ValueError(f"Suite {suite!r} takes no --{' or --'.join(sorted(refused))}.")
+    run_folder.require_writable(Path(out))
     rows = measure(**options)
     words = [f"recjax bench {suite}", *(f'--only "{case}"' for case in only or [])]
-    words += [f"--seeds {seeds}"] if seeds else []
+    words += [f"--seeds {seeds}"] if seeds is not None else []
     path = results.write(out, suite, " ".join(words), 0, rows)
     print(results.markdown(rows, columns))
     print(f"\nwritten to {path}")

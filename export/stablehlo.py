@@ -182,9 +182,11 @@ def load(folder: Path | str) -> Artifact:
         )
         for name in manifest["programs"]
     }
+    vocabularies = {table.name: run.rows_file(folder, table.name) for table in schema.tables}
     row_maps = {
-        path.stem: KnownRows(np.load(path, allow_pickle=False))
-        for path in sorted((folder / "rows").glob("*.npy"))
+        name: KnownRows(np.load(path, allow_pickle=False))
+        for name, path in vocabularies.items()
+        if path.is_file()
     }
     return Artifact(manifest, schema, row_maps, _load_variables(folder / "variables.npz"), programs)
 

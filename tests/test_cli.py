@@ -3,6 +3,7 @@
 import gzip
 import json
 
+import numpy as np
 import pytest
 
 from recjax import cli
@@ -59,10 +60,16 @@ def test_train_then_evaluate(log, tmp_path, capsys):
         (["train", "mlp", "--data", "events:"], "needs a path"),
         (["train", "mlp", "--data", "events:/no/such.csv"], "/no/such.csv: no such file"),
         (["train", "mlp", "--data", "movielens:/no/such"], "neither u.data"),
-        (["train", "mlp", "--history", "0"], "--history must be >= 1, got 0"),
-        (["train", "mlp", "--epochs", "-1"], "--epochs must be >= 1, got -1"),
+        (["train", "mlp", "--history", "0"], "history must be >= 1, got 0"),
+        (["train", "mlp", "--epochs", "-1"], "epochs must be >= 1, got -1"),
         (["train", "mlp", "--batch-size", "x"], "invalid int value: 'x'"),
-        (["train", "mlp", "--seed", "-3"], "--seed must be >= 0, got -3"),
+        (["train", "mlp", "--seed", "-3"], "seed must be >= 0, got -3"),
+        (["train", "mlp", "--seed", str(10**30)], "seed must be < 2147483648"),
+        (["train", "mlp", "--set", "learning_rate=inf"], "learning_rate must be finite"),
+        (["train", "mlp", "--set", "embedding_dropout=nan"], "embedding_dropout must be finite"),
+        (["train", "mlp", "--out", "/dev/null/run"], "/dev/null is a file, not a folder"),
+        (["bench", "accuracy", "--out", "/dev/null/run"], "/dev/null is a file, not a folder"),
+        (["bench", "accuracy", "--seeds", "0"], "--seeds must be >= 1, got 0"),
         (["train", "mlp", "--set", "tower=8"], "unknown key 'tower'; choose from"),
         (["train", "mlp", "--set", "tower_units"], "--set takes key=value, got 'tower_units'"),
         (["train", "mlp", "--set", "tower_units=8,x"], "tower_units must be a whole number"),
@@ -73,7 +80,7 @@ def test_train_then_evaluate(log, tmp_path, capsys):
         (["train", "mlp", "--resume"], "--resume needs --out"),
         (["train"], "the following arguments are required: MODEL"),
         (["trian", "mlp"], "invalid choice: 'trian'"),
-        (["train", "mlp", "--set", "l1=1"], "--l1 must be 0 unless --table-optimizer is ftrl"),
+        (["train", "mlp", "--set", "l1=1"], "l1 must be 0 unless table_optimizer is ftrl"),
         (
             [
                 "train",
@@ -162,6 +169,61 @@ def test_a_damaged_run_is_refused(log, tmp_path, capsys):
     assert "does not match its own hash" in rejected(capsys, "evaluate", out)
     (out / "config.json").write_text("{")
     assert "cannot be read" in rejected(capsys, "evaluate", out)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [("model", ["mlp"]), ("model", "din"), ("options", []), ("settings", {"seed": []})],
+)
+def test_an_edited_run_is_refused(log, tmp_path, capsys, key, value):
+    out = tmp_path / "run"
+    assert cli.main([str(a) for a in train(log, out)]) == 0
+    capsys.readouterr()
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps({**config, key: value}))
+    assert "cannot be read" in (said := rejected(capsys, "evaluate", out)) or "options" in said
+
+
+def test_another_vocabulary_is_refused(log, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert cli.main([str(a) for a in train(log, out)]) == 0
+    capsys.readouterr()
+    rows = out / "rows" / "item.npy"
+    np.save(rows, np.load(rows)[::-1])
+    assert "vocabulary of table 'item' has changed" in rejected(capsys, "evaluate", out)
+    rows.write_bytes(b"")
+    assert "cannot be read" in rejected(capsys, "evaluate", out)
+
+
+def test_a_column_may_have_any_name(tmp_path, capsys):
+    lines = LOG.splitlines()
+    odd = [line + ",kind-" + line.split(",")[2] for line in lines[1:]]
+    path, out = tmp_path / "log.csv", tmp_path / "runs" / "run"
+    path.write_text("\n".join([lines[0] + ",../../x", *odd]))
+    assert cli.main([str(a) for a in train(path, out)]) == 0
+    capsys.readouterr()
+    assert [p.name for p in tmp_path.rglob("*x.npy")] == ["..%2F..%2Fx.npy"]
+    assert cli.main(["evaluate", str(out)]) == 0
+
+
+def test_a_run_that_diverges_leaves_nothing(log, tmp_path, capsys):
+    out = tmp_path / "run"
+    rates = ("--set", "learning_rate=1e30", "--set", "table_learning_rate=1e30")
+    command = [str(a) for a in train(log, out, "--steps", "1", *rates)]
+    assert cli.main(command) == 2  # after one step the loss is fine, but the parameters are not
+    assert "scores (click) are not finite" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("price", ["1e300", "-1e39"])
+def test_a_number_without_end_is_a_bad_row(tmp_path, capsys, price):
+    lines = LOG.splitlines()
+    path = tmp_path / "log.csv"
+    priced = [line + ",1.5" for line in lines[1:]]
+    priced[4] = lines[5] + f",{price}"
+    path.write_text("\n".join([lines[0] + ",price", *priced]))
+    said = rejected(capsys, *train(path, tmp_path / "run"))
+    assert "line 6: price must be a number within float32" in said
 
 
 def test_help_and_version(capsys):

@@ -5,9 +5,13 @@ is never taken for a whole one; its checksums are verified before it is read, so
 refused, and the one before it is used.
 """
 
+from collections.abc import Iterator
+import contextlib
 import json
 from pathlib import Path
 import shutil
+import signal
+import threading
 from typing import Any
 import warnings
 import zlib
@@ -37,7 +41,7 @@ def save(folder: Path, step: int, state: Any, note: dict[str, Any], *, keep: int
         if stale.exists():
             shutil.rmtree(stale)
     aside.mkdir(parents=True)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _to_the_end(), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(aside / _ARRAYS, _plain(state))
     (aside / _NOTE).write_text(json.dumps(note))
     (aside / _MANIFEST).write_text(json.dumps(_checksums(aside), indent=1, sort_keys=True))
@@ -79,6 +83,22 @@ def restore(folder: Path, like: Any) -> tuple[int, Any, dict[str, Any]]:
         leaves = [arrays[name] for name in plain]
         return step, jax.tree.unflatten(jax.tree.structure(like), leaves), note
     raise CheckpointError("; ".join(reasons) or f"{folder}: there is no checkpoint.")
+
+
+@contextlib.contextmanager
+def _to_the_end() -> Iterator[None]:
+    """Ctrl-C waits until the block has ended: Orbax writes in threads, which break off loudly."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    usual = signal.signal(signal.SIGINT, lambda number, frame: waiting.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual or signal.SIG_DFL)
+    if waiting:
+        raise KeyboardInterrupt
 
 
 def steps(folder: Path) -> list[int]:

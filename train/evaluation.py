@@ -39,7 +39,8 @@ def predict(
     """Logits of every request, by task: {task: (R, C)} float32; masked slots hold any number.
 
     A model that speaks of one task among the positives of another (ESMM's conversion rate of
-    clicked impressions) adds "<task>_given_<other>".
+    clicked impressions) adds "<task>_given_<other>". Raises FloatingPointError if the logit of a
+    real candidate is not finite.
     """
     score = _scorer(model, config)
     parts: list[dict[str, Any]] = []
@@ -57,10 +58,19 @@ def predict(
         parts.append({**output.tasks, **jax.tree.map(_log_odds, given)})
     # The schema's order: jit sorts the keys of a dict.
     names = sorted(parts[0], key=[*config.schema.tasks, *parts[0]].index)
-    return {
+    logits = {
         name: np.concatenate([np.asarray(part[name]) for part in parts])[: len(requests)]
         for name in names
     }
+    real = requests.candidate >= 0
+    for name, logit in logits.items():
+        broken = int((~np.isfinite(logit[real])).sum())
+        if broken:
+            raise FloatingPointError(
+                f"{broken} of {int(real.sum())} scores ({name}) are not finite: lower the learning "
+                "rates, or check dense inputs."
+            )
+    return logits
 
 
 def _log_odds(log_probability: jax.Array) -> np.ndarray:

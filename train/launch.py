@@ -18,6 +18,8 @@ from .evaluation import evaluate
 from .loop import fit
 from .settings import Settings
 
+_RESUME = "choose another folder, or --resume its run"
+
 
 def train(
     model: str,
@@ -60,7 +62,7 @@ def train(
     options, more = _parse(module.Config, overrides or [])
     chosen = defaults.settings(model, **{**(settings or {}), **more})
     if out is not None and not resume:
-        run.require_free(Path(out))
+        run.require_free(Path(out), _RESUME)
     if dataset is None:
         dataset = open_source(
             source,

@@ -84,7 +84,7 @@ def fit(
 
     Raises:
       RunError: `out` holds something else, or a run of another model, data or settings.
-      FloatingPointError: the loss is no longer finite.
+      FloatingPointError: the loss or the scores are no longer finite.
     """
     out, source = Path(out), source or dataset.name
     if name is None:
@@ -92,57 +92,58 @@ def fit(
     _check(config, dataset, devices)
     trainer = _Trainer(model, config, dataset, settings, devices)
     _open(out, resume, name, config, settings, source, dataset)
-    position = _Position()
-    if resume and checkpoints.steps(out / "checkpoints" / "last"):
-        position = trainer.restore(out)
+    with run.forgotten_on_failure(out):
+        position = _Position()
+        if resume and checkpoints.steps(out / "checkpoints" / "last"):
+            position = trainer.restore(out)
 
-    with Progress(f"{name} on {source}", trainer.total_steps, quiet=quiet) as progress:
-        progress.advance(position.step)
-        while not trainer.finished(position):
-            trainer.train_epoch(position, out, progress)
-            progress.say("validating")
-            variables = trainer.held().variables
-            block = evaluate(
-                model, config, variables, dataset, dataset.validation, history=settings.history
-            )
-            _close_epoch(position, block, progress)
-            if position.best_epoch() == position.epoch - 1:
-                checkpoints.save(
-                    out / "checkpoints" / "best", position.epoch, variables, {}, keep=1
+        with Progress(f"{name} on {source}", trainer.total_steps, quiet=quiet) as progress:
+            progress.advance(position.step)
+            while not trainer.finished(position):
+                trainer.train_epoch(position, out, progress)
+                progress.say("validating")
+                variables = trainer.held().variables
+                block = evaluate(
+                    model, config, variables, dataset, dataset.validation, history=settings.history
                 )
-            trainer.save(out, position)
+                _close_epoch(position, block, progress)
+                if position.best_epoch() == position.epoch - 1:
+                    checkpoints.save(
+                        out / "checkpoints" / "best", position.epoch, variables, {}, keep=1
+                    )
+                trainer.save(out, position)
 
-    _, best, _ = checkpoints.restore(out / "checkpoints" / "best", trainer.held().variables)
-    test = evaluate(model, config, best, dataset, dataset.test, history=settings.history)
-    results = {
-        "model": name,
-        "data": source,
-        "seed": settings.seed,
-        "device": run.device(),
-        "versions": run.versions(),
-        "date": run.today(),
-        "schema_hash": dataset.schema.hash,
-        "facts": dataset.facts,
-        "parameters": _count(best),
-        "train": {
-            "examples": position.examples,
-            "seconds": position.seconds,
-            "examples_per_second": position.examples / max(position.seconds, 1e-9),
-            "compile_seconds": position.compile_seconds,
-            "epochs": position.epoch,
-            "best_epoch": position.best_epoch() + 1,
-        },
-        "validation": position.history[position.best_epoch()]["validation"],
-        "test": test,
-    }
-    run.write_json(out / "metrics.json", results)
-    learning_curve(
-        position.history,
-        out / "learning_curve.png",
-        title=f"{name} on {source}",
-        measure="recall@50" if model.KIND == "retrieval" else "AUC",
-    )
-    return results
+        _, best, _ = checkpoints.restore(out / "checkpoints" / "best", trainer.held().variables)
+        test = evaluate(model, config, best, dataset, dataset.test, history=settings.history)
+        results = {
+            "model": name,
+            "data": source,
+            "seed": settings.seed,
+            "device": run.device(),
+            "versions": run.versions(),
+            "date": run.today(),
+            "schema_hash": dataset.schema.hash,
+            "facts": dataset.facts,
+            "parameters": _count(best),
+            "train": {
+                "examples": position.examples,
+                "seconds": position.seconds,
+                "examples_per_second": position.examples / max(position.seconds, 1e-9),
+                "compile_seconds": position.compile_seconds,
+                "epochs": position.epoch,
+                "best_epoch": position.best_epoch() + 1,
+            },
+            "validation": position.history[position.best_epoch()]["validation"],
+            "test": test,
+        }
+        run.write_json(out / "metrics.json", results)
+        learning_curve(
+            position.history,
+            out / "learning_curve.png",
+            title=f"{name} on {source}",
+            measure="recall@50" if model.KIND == "retrieval" else "AUC",
+        )
+        return results
 
 
 class _Trainer:
@@ -298,6 +299,14 @@ def _check(config: Any, dataset: Dataset, devices: int) -> None:
         raise run.RunError(f"devices must be in 1..{jax.local_device_count()}, got {devices}.")
 
 
+def _changed(was: Any, now: Any) -> str:
+    """What differs, key by key where there are keys."""
+    if not isinstance(was, dict):
+        return f" was {was}, is now {now}"
+    keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
+    return ", ".join(f" {key} was {was.get(key)}, is now {now.get(key)}" for key in keys)
+
+
 def _open(
     out: Path,
     resume: bool,
@@ -314,11 +323,11 @@ def _open(
         for what, was, now in (
             ("model", saved.model, name),
             ("data", saved.source, source),
-            ("settings", saved.settings, settings),
+            ("settings", dataclasses.asdict(saved.settings), dataclasses.asdict(settings)),
             ("options", saved.options, run.options_of(config)),
         ):
             if was != now:
-                raise run.RunError(f"{out} cannot be resumed: {what} was {was}, is now {now}.")
+                raise run.RunError(f"{out} cannot be resumed: {what}{_changed(was, now)}.")
         return
     run.require_free(out)
     out.mkdir(parents=True, exist_ok=True)

@@ -136,6 +136,10 @@ def evaluate_retrieval(
     log, judged = dataset.log, Judged.of(dataset, requests)
     items = _item_vectors(model, config, variables, log)
     users, mask = _user_vectors(model, config, variables, log, judged.requests, history)
+    if not (np.isfinite(users[mask]).all() and np.isfinite(items).all()):
+        raise FloatingPointError(
+            "Some vectors are not finite: lower the learning rates, or check dense inputs."
+        )
     return measure(_retrieve(log, judged, users, mask, items, config.schema), judged, category)
 
 

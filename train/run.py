@@ -7,14 +7,21 @@ metrics.json          the results
 learning_curve.png
 """
 
+from collections.abc import Iterator
+import contextlib
 import dataclasses
 import datetime
 import json
+import math
+import os
 from pathlib import Path
 import platform
+import shutil
 import types
 import typing
 from typing import Any
+from urllib.parse import quote
+import zlib
 
 import numpy as np
 
@@ -66,12 +73,36 @@ def today() -> str:
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
-def require_free(folder: Path) -> None:
-    """Raises RunError unless `folder` is absent or empty."""
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is a file, not a folder.")
+def require_free(folder: Path, remedy: str = "choose another folder") -> None:
+    """Raises RunError unless `folder` is absent or empty, and could be written."""
     if folder.is_dir() and any(folder.iterdir()):
-        raise RunError(f"{folder} is not empty; choose another folder, or --resume its run.")
+        raise RunError(f"{folder} is not empty; {remedy}.")
+    require_writable(folder)
+
+
+def require_writable(folder: Path) -> None:
+    """Raises RunError unless `folder` is one, or could be made, and can be written."""
+    there = folder.absolute()
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        raise RunError(f"{folder}: {there} is a file, not a folder.")
+    if not os.access(there, os.W_OK):
+        raise RunError(f"{folder} cannot be written: no permission in {there}.")
+
+
+@contextlib.contextmanager
+def forgotten_on_failure(folder: Path) -> Iterator[None]:
+    """A run that fails before its first checkpoint leaves nothing to bar the next attempt."""
+    try:
+        yield
+    except Exception:
+        if not (folder / "checkpoints").exists():
+            (folder / "config.json").unlink(missing_ok=True)
+            shutil.rmtree(folder / "rows", ignore_errors=True)
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        raise
 
 
 def free_folder(model: str, source: str) -> Path:
@@ -105,8 +136,8 @@ def save_config(
     maps: dict[str, Any] = {}
     for table, row_map in row_maps.items():
         if isinstance(row_map, KnownRows):
-            np.save(folder / "rows" / f"{table}.npy", row_map.signatures)
-            maps[table] = "known"
+            np.save(rows_file(folder, table), row_map.signatures)
+            maps[table] = {"known": zlib.crc32(row_map.signatures.tobytes())}
         elif isinstance(row_map, HashedRows):
             maps[table] = row_map.rows
         else:
@@ -138,14 +169,23 @@ class Saved:
 
     def config(self, model: Model) -> Any:
         """The model's config as it was."""
-        options = {k: as_annotated(model.Config, k, v) for k, v in self.options.items()}
-        return model.Config(schema=self.schema, **options)
+        try:
+            options = {k: as_annotated(model.Config, k, v) for k, v in self.options.items()}
+            return model.Config(schema=self.schema, **options)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise RunError(f"The run's options are not those of {self.model}: {reason}") from error
 
     def require_schema(self, schema: Schema) -> None:
         """Raises RunError naming what differs, if `schema` is not this run's."""
         if schema.hash != self.schema.hash:
             lines = "; ".join(self.schema.differences(schema))
             raise RunError(f"The run was trained on another schema (run against data): {lines}.")
+
+
+def rows_file(folder: Path, table: str) -> Path:
+    """Of a table's vocabulary; tables are named after columns, which may hold any character."""
+    return folder / "rows" / f"{quote(table, safe='')}.npy"
 
 
 def load_config(folder: Path) -> Saved:
@@ -156,18 +196,24 @@ def load_config(folder: Path) -> Saved:
     try:
         content = json.loads(path.read_text())
         schema = Schema.from_dict(content["schema"])
-        settings = Settings(**content["settings"])
+        settings = Settings(
+            **{k: as_annotated(Settings, k, v) for k, v in content["settings"].items()}
+        )
         row_maps: dict[str, RowMap] = {}
         for table, kind in content["row_maps"].items():
-            if kind == "known":
-                file = folder / "rows" / f"{table}.npy"
-                row_maps[table] = KnownRows(np.load(file, allow_pickle=False))
-            else:
+            if isinstance(kind, int):
                 row_maps[table] = HashedRows(kind)
-        saved = Saved(
-            content["model"], content["options"], settings, content["data"], schema, row_maps
-        )
-    except (KeyError, TypeError, ValueError, OSError) as error:
+                continue
+            signatures = np.load(rows_file(folder, table), allow_pickle=False)
+            if zlib.crc32(signatures.tobytes()) != kind["known"]:
+                raise ValueError(f"the vocabulary of table {table!r} has changed (checksum)")
+            row_maps[table] = KnownRows(signatures)
+        model, options, source = content["model"], content["options"], content["data"]
+        for name, value, kind in (("model", model, str), ("options", options, dict)):
+            if not isinstance(value, kind):
+                raise ValueError(f"{name} must be a {kind.__name__}, got {value!r}")
+        saved = Saved(model, options, settings, str(source), schema, row_maps)
+    except (LookupError, TypeError, ValueError, OSError, EOFError, AttributeError) as error:
         raise RunError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     if schema.hash != content.get("schema_hash"):
         raise RunError(f"{path}: the schema does not match its own hash; the file was edited.")
@@ -204,9 +250,12 @@ def _as(hint: Any, name: str, value: Any) -> Any:
         return lowered == "true"
     if hint in (int, float):
         try:
-            return hint(value)
-        except ValueError as error:
+            number = hint(value)
+        except (TypeError, ValueError) as error:
             raise fail("a whole number" if hint is int else "a number") from error
+        if not math.isfinite(number):
+            raise fail("finite")
+        return number
     if hint is str:
         return str(value)
     raise ValueError(f"{name} cannot be set from text.")

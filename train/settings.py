@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import math
 from typing import Literal
 
 import optax
@@ -24,6 +25,8 @@ OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "adagrad": optax.scale_by_rss,
     "adam": optax.scale_by_adam,
 }
+
+_MOST = 2**31
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,12 @@ class Settings:
     checkpoint_every: int = 1000
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int):
+                self._require(field.name, value < _MOST, f"< {_MOST}")
+            elif isinstance(value, float):
+                self._require(field.name, math.isfinite(value), "finite")
         for name in ("epochs", "batch_size", "history", "negatives", "max_train_per_user"):
             self._require(name, getattr(self, name) >= 1, ">= 1")
         self._require("checkpoint_every", self.checkpoint_every >= 1, ">= 1")
@@ -88,7 +97,7 @@ class Settings:
         for name in ("l1", "l21"):
             able = [key for key, names in TABLE_PENALTIES.items() if name in names]
             fine = not getattr(self, name) or self.table_optimizer in able
-            self._require(name, fine, f"0 unless --table-optimizer is {' or '.join(able)}")
+            self._require(name, fine, f"0 unless table_optimizer is {' or '.join(able)}")
 
     def row_optimizer(self) -> tables.RowOptimizer:
         """The optimiser of the rows, with its options."""
@@ -97,6 +106,4 @@ class Settings:
 
     def _require(self, name: str, fine: bool, rule: str) -> None:
         if not fine:
-            raise ValueError(
-                f"--{name.replace('_', '-')} must be {rule}, got {getattr(self, name)}."
-            )
+            raise ValueError(f"{name} must be {rule}, got {getattr(self, name)}.")

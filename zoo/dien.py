@@ -80,7 +80,7 @@ class Config:
         events, as long histories leave each a small share; or a "sigmoid" each.
       auxiliary_weight: of the loss that asks each interest what comes next; 0 means none.
       auxiliary_units: widths of the hidden layers of s.
-      negatives: how that loss's negatives are drawn, "uniform" or "log_popularity".
+      auxiliary_negatives: how that loss's negatives are drawn, "uniform" or "log_popularity".
       tower_units: widths of the tower's hidden layers.
       activation: of the tower.
       product: whether the tower also sees sum_t k_t and q * sum_t k_t.
@@ -96,7 +96,7 @@ class Config:
     attn_scale: Scale = "softmax"
     auxiliary_weight: float = 1.0
     auxiliary_units: tuple[int, ...] = (100, 50)
-    negatives: Literal["uniform", "log_popularity"] = "uniform"
+    auxiliary_negatives: Literal["uniform", "log_popularity"] = "uniform"
     tower_units: tuple[int, ...] = (200, 80)
     activation: Activation = "prelu"
     product: bool = False
@@ -110,7 +110,7 @@ class Config:
         require_choice(self, "attention", ("mlp", "bilinear"))
         require_choice(self, "attention_activation", ACTIVATIONS)
         require_choice(self, "attn_scale", ("softmax", "softmax_length", "sigmoid"))
-        require_choice(self, "negatives", ("uniform", "log_popularity"))
+        require_choice(self, "auxiliary_negatives", ("uniform", "log_popularity"))
         require_choice(self, "activation", ACTIVATIONS)
         require_probability(self, "embedding_dropout")
         if not self.auxiliary_weight >= 0:
@@ -123,7 +123,9 @@ class Config:
 
 def requirements(config: Config) -> Requirements:
     """Labelled candidates and a history; for the auxiliary loss an item that was not next."""
-    return Requirements(history_negatives=config.negatives if config.auxiliary_weight else "none")
+    return Requirements(
+        history_negatives=config.auxiliary_negatives if config.auxiliary_weight else "none"
+    )
 
 
 def init(key: PRNGKeyArray, config: Config) -> Variables:

@@ -96,6 +96,11 @@ def apply(variables: Variables, config: Config, batch: Batch) -> Output:
     return cast(Output, DIN(config).apply(variables, batch))
 
 
+def attention(variables: Variables, config: Config, batch: Batch) -> Float[Array, "B C L"]:
+    """What each candidate takes of each event: the weights that `apply` sums with. Pure."""
+    return cast(Array, DIN(config).apply(variables, batch, attention_only=True))
+
+
 def loss(
     variables: Variables,
     config: Config,
@@ -115,8 +120,10 @@ class DIN(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, batch: Batch, *, train: bool = False) -> Output:
-        """Scores each candidate."""
+    def __call__(
+        self, batch: Batch, *, train: bool = False, attention_only: bool = False
+    ) -> Output | Float[Array, "B C L"]:
+        """Scores each candidate; or stops at the weights of the history."""
         config, batch = self.config, as_arrays(batch)
         tables = read_tables(self, config.schema)
         embedded = dropout(
@@ -127,6 +134,7 @@ class DIN(nn.Module):
             config.attention_activation,
             config.normalize,
             self.axis_name,
+            pooled=not attention_only,
             name="attention",
         )
         interest = unit(
@@ -136,6 +144,8 @@ class DIN(nn.Module):
             batch["candidate_mask"],
             train=train,
         )
+        if attention_only:
+            return interest
         x = tower_input(embedded, interest, product=config.product)
         tower = Tower(config.tower_units, config.activation, axis_name=self.axis_name, name="tower")
         logit = tower(x, batch["candidate_mask"], train=train)

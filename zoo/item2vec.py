@@ -45,19 +45,19 @@ class Config:
     Attributes:
       schema: what the batches hold; its first task marks the positives.
       dim: width of u and v.
-      negatives: N, what noise weighs against a pair.
+      noise_weight: N, what noise weighs against a pair.
       window: so many of the newest events are the candidate's context; 0 means all.
       sampled: shared draws S that stand for the noise.
     """
 
     schema: Schema
     dim: int = 64
-    negatives: int = 15
+    noise_weight: int = 15
     window: int = 0
     sampled: int = 1024
 
     def __post_init__(self):
-        require_positive(self, "dim", "negatives", "sampled")
+        require_positive(self, "dim", "noise_weight", "sampled")
         if self.window < 0:
             raise ValueError(f"Config.window must be >= 0, got {self.window}.")
         identity_field(self.schema)
@@ -111,7 +111,7 @@ def loss(
     mean = functools.partial(
         mean_over_positives, batch=batch, task=task, count=count, axis_name=axis_name
     )
-    terms = {"pairs": mean(pairs), "noise": config.negatives * mean(noise)}
+    terms = {"pairs": mean(pairs), "noise": config.noise_weight * mean(noise)}
     return terms["pairs"] + terms["noise"], Aux({}, terms)
 
 

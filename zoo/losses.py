@@ -22,6 +22,8 @@ def click_loss(
     """
     mask = batch["candidate_mask"]
     label = batch["label"][task]
+    if label.shape != logit.shape:
+        raise ValueError(f"label {task!r} must have shape {logit.shape}, got {label.shape}.")
     weight = batch.get("weight", {}).get(task, jnp.ones_like(label))
     weight = jnp.where(mask, weight, 0.0)
     each = optax.sigmoid_binary_cross_entropy(jnp.where(mask, logit, 0.0), label)

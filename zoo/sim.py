@@ -228,7 +228,8 @@ class SIM(nn.Module):
         w_a = self.param("w_a", glorot, (query.shape[-1], config.search_dim))
         w_b = self.param("w_b", glorot, (width, config.search_dim))
         queries = query @ w_a
-        best = soft_search(past.vectors @ w_b, queries, past.mask, k=config.top_k)
+        most = max(1, min(config.top_k, past.vectors.shape[1]))
+        best = soft_search(past.vectors @ w_b, queries, past.mask, k=most)
         found = pick(past, best.indices)._replace(mask=best.mask)
         if not (train or self.is_mutable_collection("params")):
             return found, None

@@ -234,7 +234,7 @@ def test_no_auxiliary_loss_no_negatives():
     total, aux = loss_of(variables, config, batch)
     assert set(aux.terms) == {"bce"} and total == aux.terms["bce"]
     for kind in ("uniform", "log_popularity"):
-        needs = dien.requirements(dien.Config(schema=SCHEMA, negatives=kind))
+        needs = dien.requirements(dien.Config(schema=SCHEMA, auxiliary_negatives=kind))
         assert needs == Requirements(history_negatives=kind)
 
 
@@ -339,7 +339,7 @@ def test_gates_start_by_remembering():
         # Behind these stand the type checks of the tests; users meet our own messages.
         ({"evolution": "lstm"}, "'lstm'"),
         ({"attn_scale": "none"}, "'none'"),
-        ({"negatives": "popular"}, "'popular'"),
+        ({"auxiliary_negatives": "popular"}, "'popular'"),
     ],
 )
 def test_config_rejects_nonsense(options, said):

@@ -91,6 +91,7 @@ def test_din_is_its_equation(normalize):
     variables = variables_of(din, config)
     params, _ = in_float64(variables)
     unit = params["params"]["attention"]
+    seen = []
 
     def score(user, query, price, keys):
         weights = []
@@ -103,12 +104,18 @@ def test_din_is_its_equation(normalize):
         if normalize == "softmax" and len(weights):
             weights = np.exp(weights - weights.max())
             weights = weights / weights.sum()
+        seen.append(weights)
         interest = weights @ keys if len(weights) else np.zeros(4)
         parts = [user, query, [price], interest, query * interest]
         return exact_tower(params["params"]["tower"], np.concatenate(parts), 2)
 
     got = din.apply(variables, config, BATCH).logit
     assert_close(got, exact_score(score, variables, config), ulps=32)  # a chain of seven products
+
+    mask = np.broadcast_to(BATCH["history_mask"][:, None], (3, 2, 5))
+    weights = np.asarray(din.attention(variables, config, BATCH))
+    assert_close(weights[mask], np.concatenate(seen), ulps=32)
+    assert not weights[~mask].any()
 
 
 def test_the_parameter_trees_are_stable():

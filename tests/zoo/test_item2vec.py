@@ -30,9 +30,9 @@ def model(**options):
     return config, variables, table[:, :3], table[:, 3:]
 
 
-@pytest.mark.parametrize("window, negatives", [(0, 15), (2, 3)])
-def test_the_loss_is_its_equation(window, negatives):
-    config, variables, u, v = model(window=window, negatives=negatives)
+@pytest.mark.parametrize("window, noise_weight", [(0, 15), (2, 3)])
+def test_the_loss_is_its_equation(window, noise_weight):
+    config, variables, u, v = model(window=window, noise_weight=noise_weight)
     log_sigmoid = lambda x: -np.log1p(np.exp(-x))
     pairs = noise = count = 0.0
     for r in range(4):
@@ -47,8 +47,8 @@ def test_the_loss_is_its_equation(window, negatives):
                 noise -= weight * sum(log_sigmoid(-u[i] @ v[n]) for n in draws) / 6
     value, aux = item2vec.loss(variables, config, BATCH, key=jax.random.key(0))
     assert_close(aux.terms["pairs"], np.float64(pairs / count), ulps=8)
-    assert_close(aux.terms["noise"], np.float64(negatives * noise / count), ulps=8)
-    assert_close(value, np.float64((pairs + negatives * noise) / count), ulps=8)
+    assert_close(aux.terms["noise"], np.float64(noise_weight * noise / count), ulps=8)
+    assert_close(value, np.float64((pairs + noise_weight * noise) / count), ulps=8)
 
 
 def test_users_and_items_meet_by_cosine():
@@ -88,7 +88,7 @@ def test_tables_hold_two_parts_and_there_is_nothing_else():
 @pytest.mark.parametrize(
     "options, said",
     [
-        ({"negatives": 0}, "Config.negatives must be >= 1, got 0"),
+        ({"noise_weight": 0}, "Config.noise_weight must be >= 1, got 0"),
         ({"window": -1}, "Config.window must be >= 0, got -1"),
     ],
 )

@@ -212,7 +212,7 @@ def _blank_what_is_no_text(path: Path) -> tuple[io.BytesIO, list[_BadRow]]:
 
 
 def _without_bad_rows(table: pa.Table, lines: np.ndarray) -> tuple[pa.Table, list[_BadRow]]:
-    """Drops rows whose ids are missing or whose timestamp is no whole number, and blank lines."""
+    """Drops rows without ids, with a broken timestamp or an endless number, and blank lines."""
     flags = lambda mask: mask.to_numpy()
     blank = np.ones(table.num_rows, bool)
     for name in table.column_names:
@@ -237,6 +237,16 @@ def _without_bad_rows(table: pa.Table, lines: np.ndarray) -> tuple[pa.Table, lis
         shown = lambda row: reprlib.repr(column[row].as_py())
         not_whole = lambda row: f"timestamp must be whole seconds, got {shown(row)}"
         reject(~flags(fine), not_whole)
+    for name in [name for name in table.column_names if name not in _KNOWN]:
+        column = table[name]
+        if _is_fraction(column):
+            column = column.cast(pa.float64())
+        if pa.types.is_floating(column.type):
+            endless = pc.greater(pc.abs(column), float(np.finfo(np.float32).max))
+            shown = lambda row, name=name, column=column: (
+                f"{name} must be a number within float32, got {column[row].as_py()}"
+            )
+            reject(flags(pc.fill_null(endless, False)), shown)
     return table.filter(pa.array(usable)), bad
 
 
@@ -310,12 +320,15 @@ def _typed(values: pa.Array) -> pa.Array:
     """Numbers with a fraction as float64; anything else as `_id` reads it."""
     if pa.types.is_floating(values.type):
         return values
-    if _all(values, _NUMBER) and not _all(values, _DIGITS):
-        return values.cast(pa.float64())
-    return _id(values)
+    return values.cast(pa.float64()) if _is_fraction(values) else _id(values)
 
 
-def _all(values: pa.Array, pattern: str) -> bool:
+def _is_fraction(values: pa.Array | pa.ChunkedArray) -> bool:
+    """Whether this is text that is all numbers, and not all digits."""
+    return _all(values, _NUMBER) and not _all(values, _DIGITS)
+
+
+def _all(values: pa.Array | pa.ChunkedArray, pattern: str) -> bool:
     """Whether every text that is there matches; false for other types."""
     if not pa.types.is_string(values.type):
         return False

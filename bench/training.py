@@ -1,0 +1,128 @@
+"""Suite `training`: whole training steps, beside each other and beside a peer's.
+
+The zoo's rankers on one synthetic workload, with the frozen defaults, and our DIEN beside that of
+DeepCTR-Torch: the same sizes, histories, negatives and batches. The peer is timed from ready
+tensors on, ours from the event log on. Where PyTorch or the peer is not installed (extra
+`parity`), its cases are left out and the suite says so. Every measurement is a process of its own,
+and methods alternate.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+
+from .. import zoo
+from ..train.defaults import model_config
+from ..train.settings import Settings
+from ..train.step import initial_state
+from .results import Row
+from .workload import step_times, synthetic
+
+METRICS = ["ms per step", "examples/s", "time against the first"]
+REPEATS = 5
+STEPS = 20
+ITEMS = 100_000
+_PEERS = ("torch", "deepctr_torch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Methods on one workload; they are compared with the first.
+
+    Attributes:
+      name: of the case.
+      methods: models of the zoo, or "deepctr-torch MODEL".
+      history: events of every request.
+      candidates: labelled, of every request.
+      options: of the models of the zoo that have them; the frozen defaults otherwise.
+      batch_size: labelled candidates per step.
+    """
+
+    name: str
+    methods: tuple[str, ...]
+    history: int
+    candidates: int
+    options: tuple[tuple[str, object], ...] = ()
+    batch_size: int = 512
+
+
+# The peer's defaults, so that both compute the same.
+_AS_DEEPCTR = (
+    ("attention_units", (64, 16)),
+    ("tower_units", (256, 128)),
+    ("embedding_dropout", 0.0),
+    ("product", False),
+)
+_ZOO = ("din", "mlp", "dien", "mimn", "sim")
+CASES = (
+    Case("history 100, one candidate", _ZOO, 100, 1),
+    Case("history 100, four candidates", _ZOO, 100, 4),
+    Case("DIEN, history 50", ("deepctr-torch dien", "dien"), 50, 1, _AS_DEEPCTR),
+    Case(
+        "DIEN without auxiliary loss, history 50",
+        ("deepctr-torch dien", "dien"),
+        50,
+        1,
+        (*_AS_DEEPCTR, ("auxiliary_weight", 0.0)),
+    ),
+)
+
+
+def run(only: list[str] | None = None) -> list[Row]:
+    """Rows of the cases of these names; of all that can run here by default."""
+    known = {case.name: case for case in CASES}
+    unknown = sorted(set(only or ()) - known.keys())
+    if unknown:
+        raise ValueError(f"Unknown case {unknown[0]!r}; at hand are {'; '.join(known)}.")
+    rows = []
+    for name in only or known:
+        case = known[name]
+        missing = [peer for peer in _PEERS if importlib.util.find_spec(peer) is None]
+        if missing and any(method.startswith("deepctr-torch") for method in case.methods):
+            print(f"{name}: left out, needs {' and '.join(missing)} (extra `parity`)")
+            continue
+        rows += _compare(case)
+    return rows
+
+
+def _compare(case: Case) -> list[Row]:
+    found: dict[str, list[float]] = {method: [] for method in case.methods}
+    for _ in range(REPEATS):
+        for method, times in found.items():
+            command = [sys.executable, "-m", f"{__package__}.training", case.name, method]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            times.append(json.loads(done.stdout.splitlines()[-1]))
+    rows = []
+    for method, times in found.items():
+        against = [mine / first for mine, first in zip(times, found[case.methods[0]], strict=True)]
+        speed = [case.batch_size / seconds for seconds in times]
+        rows += [
+            Row.of(case.name, method, "ms per step", [1e3 * seconds for seconds in times], "ms"),
+            Row.of(case.name, method, "examples/s", speed, "1/s"),
+            Row.of(case.name, method, "time against the first", against),
+        ]
+    return rows
+
+
+def measure(case: Case, method: str) -> float:
+    """Median seconds of a step, in this process."""
+    if method.startswith("deepctr-torch"):
+        from . import deepctr  # only where it is installed
+
+        return statistics.median(deepctr.step_times(case, ITEMS, STEPS))
+    data = synthetic(ITEMS, case.history, case.candidates)
+    module = zoo.MODELS[method]
+    names = {field.name for field in dataclasses.fields(module.Config)}
+    options = {name: value for name, value in case.options if name in names}
+    config = model_config(module, data.schema, options)
+    settings = Settings(batch_size=case.batch_size, history=case.history)
+    state = initial_state(module, config, settings, {})
+    return statistics.median(step_times(module, config, settings, data, state, STEPS))
+
+
+if __name__ == "__main__":
+    chosen = next(case for case in CASES if case.name == sys.argv[1])
+    print(json.dumps(measure(chosen, sys.argv[2])))

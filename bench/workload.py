@@ -1,0 +1,84 @@
+"""A synthetic workload, and the time of whole training steps on it. For speed, not for accuracy."""
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..train.data.dataset import Dataset
+from ..train.data.event_log import EventLog, Requests
+from ..train.data.pipeline import TrainingBatches
+from ..train.settings import Settings
+from ..train.step import TrainState, make_step
+from ..zoo.contract import Model
+from ..zoo.features import Field, HashedRows, Schema, Table
+
+_DISTINCT = 50_000
+
+
+def synthetic(rows: int, history: int, candidates: int = 4) -> Dataset:
+    """Full histories over one table of items, of so many rows, and a small one of categories.
+
+    Events name the same number of distinct items whatever the size of the table.
+    """
+    rng = np.random.default_rng(0)
+    users, events, items = 2_000, 2 * history, min(_DISTINCT, rows - 2)
+    schema = Schema(
+        tables=(Table(name="item", rows=rows, dim=16), Table(name="category", rows=1002, dim=16)),
+        fields=tuple(
+            Field(name=name, role=role)
+            for name in ("item", "category")
+            for role in ("candidate", "history")
+        ),
+    )
+    spread = np.linspace(2, rows - 1, items).astype(np.int32)
+    log = EventLog(
+        offsets=np.arange(users + 1, dtype=np.int64) * events,
+        item=rng.integers(0, items, users * events).astype(np.int32),
+        time=np.tile(np.arange(events, dtype=np.int64), users),
+        event={},
+        items={"item": spread, "category": rng.integers(2, 1002, items).astype(np.int32)},
+        users={},
+        has_clock=False,
+    )
+    count = 40_000
+    user = rng.integers(0, users, count).astype(np.int32)
+    requests = Requests(
+        user=user,
+        cut=np.full(count, history, np.int64),
+        time=np.full(count, history, np.int64),
+        candidate=rng.integers(0, items, (count, candidates)).astype(np.int32),
+        label={"click": rng.integers(0, 2, (count, candidates)).astype(np.float32)},
+    )
+    return Dataset(
+        name="synthetic",
+        schema=schema,
+        row_maps={"item": HashedRows(rows), "category": HashedRows(1002)},
+        log=log,
+        train=requests,
+        validation=requests.take(slice(0, 1)),
+        test=requests.take(slice(0, 1)),
+    )
+
+
+def step_times(
+    module: Model, config: Any, settings: Settings, data: Dataset, state: TrainState, steps: int
+) -> list[float]:
+    """Seconds of each of `steps` steps, batch assembly included, after as many to warm up."""
+    step = jax.jit(make_step(module, config, settings, total_steps=10**6), donate_argnums=0)
+    batches = TrainingBatches(
+        data,
+        batch_size=settings.batch_size,
+        history=settings.history,
+        requirements=module.requirements(config),
+    )
+    times: list[float] = []
+    started = time.perf_counter()
+    for batch, pulled in batches.epoch(0):
+        state, _ = jax.block_until_ready(step(state, batch, pulled))
+        now = time.perf_counter()
+        times, started = [*times, now - started], now
+        if len(times) == 2 * steps:
+            break
+    return times[steps:]
