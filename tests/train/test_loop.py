@@ -231,7 +231,7 @@ def test_wrong_folders_and_settings_are_refused(reference, data, config, tmp_pat
     with pytest.raises(run.RunError, match="settings seed was 0, is now 3"):
         other = dataclasses.replace(SETTINGS, seed=3)
         fit(mlp, config, data, other, folder, resume=True, quiet=True)
-    with pytest.raises(run.RunError, match="options was"):
+    with pytest.raises(run.RunError, match="tower_units was .8., is now .9."):
         wider = dataclasses.replace(config, tower_units=(9,))
         fit(mlp, wider, data, SETTINGS, folder, resume=True, quiet=True)
     with pytest.raises(run.RunError, match="has no config.json"):
