@@ -1,7 +1,7 @@
 """Suite `training`: whole training steps, beside each other and beside a peer's.
 
-The zoo's rankers on one synthetic workload, with the frozen defaults, and our DIEN beside that of
-DeepCTR-Torch: the same sizes, histories, negatives and batches. The peer is timed from ready
+The zoo's rankers on one synthetic workload, each with its own `Config()`, the paper's structure, and
+our DIEN beside that of DeepCTR-Torch: the same sizes, histories, negatives and batches. The peer is timed from ready
 tensors on, ours from the event log on. Where PyTorch or the peer is not installed (extra
 `parity`), its cases are left out and the suite says so. Every measurement is a process of its own,
 and methods alternate.
@@ -15,7 +15,6 @@ import subprocess
 import sys
 
 from .. import zoo
-from ..train.defaults import model_config
 from ..train.settings import Settings
 from ..train.step import initial_state
 from .results import Row
@@ -37,7 +36,7 @@ class Case:
       methods: models of the zoo, or "deepctr-torch MODEL".
       history: events of every request.
       candidates: labelled, of every request.
-      options: of the models of the zoo that have them; the frozen defaults otherwise.
+      options: of the models of the zoo; their own defaults otherwise.
       batch_size: labelled candidates per step.
     """
 
@@ -50,13 +49,8 @@ class Case:
 
 
 # The peer's defaults, so that both compute the same.
-_AS_DEEPCTR = (
-    ("attention_units", (64, 16)),
-    ("tower_units", (256, 128)),
-    ("embedding_dropout", 0.0),
-    ("product", False),
-)
-_ZOO = ("din", "mlp", "dien", "mimn", "sim")
+_AS_DEEPCTR = (("attention_units", (64, 16)), ("tower_units", (256, 128)))
+_ZOO = ("din", "mlp", "dien", "mimn")
 CASES = (
     Case("history 100, one candidate", _ZOO, 100, 1),
     Case("history 100, four candidates", _ZOO, 100, 4),
@@ -115,9 +109,7 @@ def measure(case: Case, method: str) -> float:
         return statistics.median(deepctr.step_times(case, ITEMS, STEPS))
     data = synthetic(ITEMS, case.history, case.candidates)
     module = zoo.MODELS[method]
-    names = {field.name for field in dataclasses.fields(module.Config)}
-    options = {name: value for name, value in case.options if name in names}
-    config = model_config(module, data.schema, options)
+    config = module.Config(schema=data.schema, **dict(case.options))
     settings = Settings(batch_size=case.batch_size, history=case.history)
     state = initial_state(module, config, settings, {})
     return statistics.median(step_times(module, config, settings, data, state, STEPS))

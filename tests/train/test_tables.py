@@ -403,9 +403,9 @@ def test_settings_give_the_optimizer_its_penalties():
     both = Settings(table_optimizer="proximal", l1=0.5, l21=2.0)
     assert both.row_optimizer() == ProximalAdagrad(l1=0.5, l21=2.0)
     for options, said in (
-        ({"l1": 1.0}, "--l1 must be 0 unless --table-optimizer is ftrl or proximal, got 1.0"),
-        ({"table_optimizer": "ftrl", "l21": 1.0}, "--l21 must be 0 unless .* is proximal, got 1.0"),
-        ({"table_optimizer": "ftrl", "l1": -1.0}, "--l1 must be >= 0, got -1.0"),
+        ({"l1": 1.0}, "l1 must be 0 unless table_optimizer is ftrl or proximal, got 1.0"),
+        ({"table_optimizer": "ftrl", "l21": 1.0}, "l21 must be 0 unless .* is proximal, got 1.0"),
+        ({"table_optimizer": "ftrl", "l1": -1.0}, "l1 must be >= 0, got -1.0"),
     ):
         with pytest.raises(ValueError, match=said):
             Settings(**options)

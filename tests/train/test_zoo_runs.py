@@ -9,6 +9,7 @@ from recjax.export import stablehlo
 from recjax.train import launch
 from recjax.train.data.pipeline import evaluation_batches
 from recjax.train.data.sources import open_source
+from recjax.train.settings import Settings
 from recjax.zoo import MODELS
 
 SETTINGS = {"steps": 3, "batch_size": 128, "history": 8}
@@ -24,6 +25,12 @@ SMALL = {
 @pytest.fixture(scope="module")
 def data():
     return open_source("market:tiny")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_option_hides_a_setting(name):
+    options = MODELS[name].Config.__dataclass_fields__.keys()
+    assert not options & Settings.__dataclass_fields__.keys(), "--set would not reach the setting"
 
 
 @pytest.mark.parametrize("name", MODELS)
