@@ -1,10 +1,10 @@
 """Suite `training`: whole training steps, beside each other and beside a peer's.
 
-The zoo's rankers on one synthetic workload, each with its own `Config()`, the paper's structure, and
-our DIEN beside that of DeepCTR-Torch: the same sizes, histories, negatives and batches. The peer is timed from ready
-tensors on, ours from the event log on. Where PyTorch or the peer is not installed (extra
-`parity`), its cases are left out and the suite says so. Every measurement is a process of its own,
-and methods alternate.
+The zoo's rankers on one synthetic workload, each with its own `Config()`, the paper's structure,
+and our DIEN beside that of DeepCTR-Torch: the same sizes, histories, negatives and batches. The
+peer is timed from ready tensors on, ours from the event log on. Where PyTorch or the peer is not
+installed (extra `parity`), its cases are left out and the suite says so. Every measurement is a
+process of its own, and methods alternate.
 """
 
 import dataclasses
