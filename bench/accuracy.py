@@ -7,10 +7,10 @@ the frozen defaults, nothing tuned per data set.
 import os
 from pathlib import Path
 
-from .compare import Case, Method, choose, compare
+from .compare import BOUND, Case, Method, choose, compare
 from .results import Row
 
-METRICS = ["auc", "auc with others' histories", "gauc", "logloss", "examples/s"]
+METRICS = ["auc", BOUND, "auc with others' histories", "gauc", "logloss", "recall@50", "examples/s"]
 
 # Few passes over many impressions want larger steps, and one sum over histories of this length
 # a mean. Chosen on the market's validation rounds.
@@ -26,7 +26,15 @@ _GAIN = (("din", "mlp", "auc"),)
 MARKET = Case("market", "market:standard", _PAIR, FEW_PASSES, _GAIN)
 CONTROL = Case("market, control", "market:single_taste", _PAIR, FEW_PASSES, _GAIN)
 
-RANKERS = tuple(Method(name, name) for name in ("mlp", "din"))
+RANKERS = tuple(Method(name, name) for name in ("mlp", "din", "sim", "dien", "mimn"))
+_BOUNDS = tuple(("din", name) for name in ("sim", "dien", "mimn"))
+_RETRIEVERS = (
+    Method("item2vec", "item2vec"),
+    Method("mf", "mf"),
+    Method("mind, K = 1", "mind", ("interests=1",)),
+    Method("mind", "mind"),
+)
+_RETRIEVED = (("mind", "mf", "recall@50"), ("mind", "item2vec", "recall@50"))
 
 
 def cases() -> list[Case]:
@@ -34,11 +42,14 @@ def cases() -> list[Case]:
     found = [MARKET, CONTROL]
     data = Path(os.environ.get("RECJAX_DATA", "../shared/data"))
     beauty = data / "amazon-beauty" / "interactions.csv.gz"
+    real = {}
     if beauty.is_file():
-        found.append(Case("Amazon Beauty", f"events:{beauty}", RANKERS, gains=_GAIN))
+        real["Amazon Beauty"] = f"events:{beauty}"
     if (data / "ml-100k" / "u.data").is_file():
-        source = f"movielens:{data / 'ml-100k'}"
-        found.append(Case("MovieLens 100K", source, RANKERS, gains=_GAIN))
+        real["MovieLens 100K"] = f"movielens:{data / 'ml-100k'}"
+    for name, source in real.items():
+        found.append(Case(name, source, RANKERS, gains=_GAIN, bounds=_BOUNDS))
+        found.append(Case(f"{name}, retrieval", source, _RETRIEVERS, gains=_RETRIEVED))
     return found
 
 

@@ -20,10 +20,11 @@ import numpy as np
 from ..train import launch, metrics
 from ..train.data.dataset import Dataset
 from ..train.data.sources import open_source
-from ..train.evaluation import exchange_histories
+from ..train.evaluation import exchange_histories, predict
 from .results import Row
 
 UNITS = {"examples/s": "1/s"}
+BOUND = "auc, upper bound"
 
 _Outcome = dict[str, dict[str, float]]
 
@@ -47,6 +48,8 @@ class Case:
       methods: what competes.
       overrides: `--set` texts of all methods.
       gains: (richer method, poorer method, metric): their difference, seed by seed.
+      bounds: (reference, method): by how much the reference may be ahead in AUC, seed by seed; the
+        upper end of a 95 % interval, by paired bootstrap over users.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Case:
     methods: tuple[Method, ...]
     overrides: tuple[str, ...] = ()
     gains: tuple[tuple[str, str, str], ...] = ()
+    bounds: tuple[tuple[str, str], ...] = ()
 
 
 def choose(cases: list[Case], only: list[str] | None) -> list[Case]:
@@ -83,15 +87,18 @@ def compare(cases: list[Case], seeds: int) -> list[Row]:
     halves = [cores[: len(cores) // 2], cores[len(cores) // 2 :]] if len(cores) > 1 else [cores]
     free = list(halves)  # as many as there are threads, so a pop always finds one
 
-    def work(job: tuple[Case, Method, int]) -> _Outcome:
-        mine = free.pop()
-        try:
-            return _in_process(*job, mine)
-        finally:
-            free.append(mine)
+    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(len(halves)) as pool:
+        scores = {job: Path(place) / f"{number}.npz" for number, job in enumerate(jobs)}
 
-    with ThreadPoolExecutor(len(halves)) as pool:
+        def work(job: tuple[Case, Method, int]) -> _Outcome:
+            mine = free.pop()
+            try:
+                return _in_process(*job, mine, scores[job] if job[0].bounds else None)
+            finally:
+                free.append(mine)
+
         results = dict(zip(jobs, pool.map(work, jobs), strict=True))
+        bounds = {case: _bounds(case, scores, seeds) for case in cases}
     rows: list[Row] = []
     for case in cases:
         truth = results[case, case.methods[0], 0]["truth"]
@@ -108,13 +115,32 @@ def compare(cases: list[Case], seeds: int) -> list[Row]:
             pairs = zip(found[richer], found[poorer], strict=True)
             gain = [mine[metric] - other[metric] for mine, other in pairs]
             rows.append(Row.of(case.name, f"{richer} - {poorer}", metric, gain))
+        rows += bounds[case]
     return rows
 
 
-def _in_process(case: Case, method: Method, seed: int, cores: list[int]) -> _Outcome:
+def _bounds(case: Case, scores: dict[tuple[Case, Method, int], Path], seeds: int) -> list[Row]:
+    """The rows of `case.bounds`, from the scores that the trainings left."""
+    methods = {method.name: method for method in case.methods}
+    rows = []
+    for reference, other in case.bounds:
+        ends = []
+        for seed in range(seeds):
+            left, right = (np.load(scores[case, methods[n], seed]) for n in (reference, other))
+            interval = metrics.paired_bootstrap(
+                left["score"], right["score"], left["label"], left["user"]
+            )
+            ends.append(interval[2])
+        rows.append(Row.of(case.name, f"{reference} - {other}", BOUND, ends))
+    return rows
+
+
+def _in_process(
+    case: Case, method: Method, seed: int, cores: list[int], scores: Path | None
+) -> _Outcome:
     overrides = [*case.overrides, *method.overrides]
-    job = {"model": method.model, "source": case.source, "overrides": overrides}
-    job |= {"seed": seed, "cores": cores}
+    job: dict[str, Any] = {"model": method.model, "source": case.source, "overrides": overrides}
+    job |= {"seed": seed, "cores": cores, "scores": scores and str(scores)}
     command = [sys.executable, "-m", f"{__package__}.compare", json.dumps(job)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -137,8 +163,27 @@ def _train(job: dict[str, Any]) -> _Outcome:
         if "auc" in figures:
             other = launch.evaluate_run(folder, dataset=dataset, change=exchange_histories)
             figures["auc with others' histories"] = flat_metrics(other["test"])["auc"]
+        if job["scores"]:
+            _save_scores(Path(job["scores"]), folder, dataset)
     figures["examples/s"] = results["train"]["examples_per_second"]
     return {"figures": figures, "truth": truth_of(dataset)}
+
+
+def _save_scores(path: Path, folder: Path, dataset: Dataset) -> None:
+    """Score, label and user of every test candidate; of the first task."""
+    trained = launch.load_run(folder)
+    logits = predict(
+        trained.module,
+        trained.config,
+        trained.variables,
+        dataset,
+        dataset.test,
+        history=trained.saved.settings.history,
+    )
+    task, real = dataset.schema.tasks[0], dataset.test.candidate >= 0
+    user = np.broadcast_to(dataset.test.user[:, None], real.shape)
+    label = dataset.test.label[task]
+    np.savez(path, score=logits[task][real], label=label[real], user=user[real])
 
 
 def truth_of(dataset: Dataset) -> dict[str, float]:

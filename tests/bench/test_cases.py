@@ -3,7 +3,7 @@
 import pytest
 
 from recjax.bench import accuracy, worlds
-from recjax.bench.compare import Case, Method, choose, compare, flat_metrics
+from recjax.bench.compare import BOUND, Case, Method, choose, compare, flat_metrics
 from recjax.train.data.market import PRESETS
 from recjax.train.settings import Settings
 from recjax.zoo import MODELS
@@ -28,6 +28,8 @@ def test_a_case_names_what_exists(case):
     names = {method.name for method in case.methods}
     for richer, poorer, _ in case.gains:
         assert {richer, poorer} <= names
+    for pair in case.bounds:
+        assert {*pair} <= names
 
 
 def test_every_world_comes_with_its_control():
@@ -57,10 +59,12 @@ def test_methods_are_compared_seed_by_seed():
     """Two trainings of a few steps, in processes of their own, and the gain between them."""
     methods = (Method("one", "lr"), Method("two", "lr", ("table_learning_rate=0.5",)))
     small = ("steps=2", "batch_size=64", "history=4")
-    case = Case("small", "market:tiny", methods, small, (("two", "one", "auc"),))
+    gains, bounds = (("two", "one", "auc"),), (("two", "one"),)
+    case = Case("small", "market:tiny", methods, small, gains, bounds)
     rows = {(row.method, row.metric): row for row in compare([case], seeds=1)}
     gain = rows["two", "auc"].value - rows["one", "auc"].value
     assert rows["two - one", "auc"].value == pytest.approx(gain)
+    assert gain < rows["two - one", BOUND].value < gain + 0.2
     assert rows["the truth", "auc"].value > rows["one", "auc"].value
     assert ("one", "auc with others' histories") in rows
     with pytest.raises(ValueError, match="--seeds must be >= 1, got 0"):
