@@ -7,6 +7,7 @@ the frozen defaults, nothing tuned per data set.
 import os
 from pathlib import Path
 
+from . import alibaba
 from .compare import BOUND, Case, Method, choose, compare
 from .results import Row
 
@@ -37,16 +38,25 @@ _RETRIEVERS = (
 _RETRIEVED = (("mind", "mf", "recall@50"), ("mind", "item2vec", "recall@50"))
 
 
+_ALIBABA = Path("runs") / "data" / "alibaba-ecomm.csv.gz"
+
+
+def _data() -> Path:
+    return Path(os.environ.get("RECJAX_DATA", "../shared/data"))
+
+
 def cases() -> list[Case]:
     """The built-in worlds, and the real data that are there."""
     found = [MARKET, CONTROL]
-    data = Path(os.environ.get("RECJAX_DATA", "../shared/data"))
+    data = _data()
     beauty = data / "amazon-beauty" / "interactions.csv.gz"
     real = {}
     if beauty.is_file():
         real["Amazon Beauty"] = f"events:{beauty}"
     if (data / "ml-100k" / "u.data").is_file():
         real["MovieLens 100K"] = f"movielens:{data / 'ml-100k'}"
+    if alibaba.is_there(data / "alibaba-ecomm"):
+        real["Alibaba sample"] = f"events:{_ALIBABA}"
     for name, source in real.items():
         found.append(Case(name, source, RANKERS, gains=_GAIN, bounds=_BOUNDS))
         found.append(Case(f"{name}, retrieval", source, _RETRIEVERS, gains=_RETRIEVED))
@@ -55,4 +65,7 @@ def cases() -> list[Case]:
 
 def run(only: list[str] | None = None, seeds: int = 3) -> list[Row]:
     """Cases by name (all of them by default), with seeds 0, 1, ..."""
-    return compare(choose(cases(), only), seeds)
+    chosen = choose(cases(), only)
+    if any(case.source == f"events:{_ALIBABA}" for case in chosen) and not _ALIBABA.is_file():
+        alibaba.write_events(_data() / "alibaba-ecomm", _ALIBABA)
+    return compare(chosen, seeds)
