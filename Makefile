@@ -40,9 +40,10 @@ format: $(READY)  ## put the tree into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-results: $(READY)  ## the tables of the README, made anew (half an hour)
+results: $(READY) $(PARITY)/.ready  ## the tables of the README, made anew (some hours)
 	$(BIN)/recjax bench accuracy --out bench/results/accuracy
 	$(BIN)/recjax bench pipeline --out bench/results/pipeline
+	$(PARITY)/bin/python -m recjax.bench training --out bench/results/training
 	$(BIN)/python -m recjax.bench.readme
 	$(BIN)/jupyter execute --inplace colab/*.ipynb
 

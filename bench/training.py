@@ -21,7 +21,7 @@ from .results import Row
 from .workload import step_times, synthetic
 
 METRICS = ["ms per step", "examples/s", "time against the first"]
-REPEATS = 5
+REPEATS = 3
 STEPS = 20
 ITEMS = 100_000
 _PEERS = ("torch", "deepctr_torch")
