@@ -26,7 +26,7 @@ Shapes: `B` requests, `L` events, `C` candidates, `K` interests, `S` shared draw
 
 import dataclasses
 import functools
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 import flax.linen as nn
 import jax
@@ -36,15 +36,7 @@ import numpy as np
 
 from .checks import require_choice, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
-from .embeddings import (
-    INIT_STD,
-    as_arrays,
-    compact,
-    embed_field,
-    for_each_candidate,
-    init_variables,
-    read_tables,
-)
+from .embeddings import INIT_STD, as_arrays, compact, embed_field, init_variables, read_tables
 from .features import Field, Schema
 from .retrieval import (
     NEVER,
@@ -56,7 +48,7 @@ from .retrieval import (
 
 KIND = "retrieval"
 
-Attention = Literal["hard", "soft", "pow", "max"]
+Attention = Literal["hard", "soft", "pow"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,8 +63,7 @@ class Config:
       routing_std: of the logits that routing starts from.
       routing_seed: of the same.
       attention: how a candidate weighs interests in training: "hard" takes the best, "soft" is
-        softmax(p v.e), "pow" the paper's softmax(sign(v.e) |v.e|^p). With "max" the draws too are
-        weighed by the interest that is best for each, as in serving.
+        softmax(p v.e), "pow" the paper's softmax(sign(v.e) |v.e|^p).
       power: p.
       tower_units: widths of the hidden layers over [interest, profile].
       embedding_dropout: share of embedding values dropped in training.
@@ -93,7 +84,7 @@ class Config:
 
     def __post_init__(self):
         require_positive(self, "dim", "interests", "rounds", "tower_units", "sampled")
-        require_choice(self, "attention", get_args(Attention))
+        require_choice(self, "attention", ("hard", "soft", "pow"))
         require_probability(self, "embedding_dropout")
         if not self.routing_std > 0:
             raise ValueError(f"Config.routing_std must be > 0, got {self.routing_std}.")
@@ -186,11 +177,6 @@ class MIND(nn.Module):
         config = self.config
         users, exists = self.user_vectors(batch, train=True)
         items, sampled = (self.item_vectors(batch[role]) for role in ("candidate", "sampled"))
-        if config.attention == "max":
-            draws = jnp.einsum("bkd,sd->bks", users, sampled)
-            best = jnp.max(jnp.where(exists[..., None], draws, NEVER), axis=1)
-            positive = nearest_interest(users, exists, items)
-            return positive, for_each_candidate(best, items.shape[1])
         v = label_aware_attention(users, exists, items, config.attention, config.power)
         return jnp.sum(v * items, axis=-1), jnp.einsum("bcd,sd->bcs", v, sampled)
 
