@@ -5,6 +5,7 @@ share the cores between them. A case whose name says "control" is a world in whi
 method must not win.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 import subprocess
 import sys
 import tempfile
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -60,7 +61,19 @@ class Case:
     bounds: tuple[tuple[str, str], ...] = ()
 
 
-def choose(cases: list[Case], only: list[str] | None) -> list[Case]:
+class Named(Protocol):
+    """What has a name; a case of any suite."""
+
+    @property
+    def name(self) -> str:
+        """As `--only` takes it."""
+        ...
+
+
+_Case = TypeVar("_Case", bound=Named)
+
+
+def choose(cases: Sequence[_Case], only: list[str] | None) -> list[_Case]:
     """The cases of these names; all of them by default."""
     found = {case.name: case for case in cases}
     unknown = sorted(set(only or ()) - found.keys())

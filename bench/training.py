@@ -17,6 +17,7 @@ import sys
 from .. import zoo
 from ..train.settings import Settings
 from ..train.step import initial_state
+from .compare import choose
 from .results import Row
 from .workload import step_times, synthetic
 
@@ -67,16 +68,11 @@ CASES = (
 
 def run(only: list[str] | None = None) -> list[Row]:
     """Rows of the cases of these names; of all that can run here by default."""
-    known = {case.name: case for case in CASES}
-    unknown = sorted(set(only or ()) - known.keys())
-    if unknown:
-        raise ValueError(f"Unknown case {unknown[0]!r}; at hand are {'; '.join(known)}.")
     rows = []
-    for name in only or known:
-        case = known[name]
+    for case in choose(CASES, only):
         missing = [peer for peer in _PEERS if importlib.util.find_spec(peer) is None]
         if missing and any(method.startswith("deepctr-torch") for method in case.methods):
-            print(f"{name}: left out, needs {' and '.join(missing)} (extra `parity`)")
+            print(f"{case.name}: left out, needs {' and '.join(missing)} (extra `parity`)")
             continue
         rows += _compare(case)
     return rows
