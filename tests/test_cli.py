@@ -173,7 +173,7 @@ def test_a_damaged_run_is_refused(log, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "key, value",
-    [("model", ["mlp"]), ("model", "din"), ("options", []), ("settings", {"seed": []})],
+    [("model", ["mlp"]), ("model", "din"), ("options", []), ("settings", {"seed": 0.5})],
 )
 def test_an_edited_run_is_refused(log, tmp_path, capsys, key, value):
     out = tmp_path / "run"

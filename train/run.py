@@ -255,6 +255,8 @@ def _as(hint: Any, name: str, value: Any) -> Any:
             raise fail("a whole number" if hint is int else "a number") from error
         if not math.isfinite(number):
             raise fail("finite")
+        if isinstance(value, float) and number != value:
+            raise fail("a whole number")
         return number
     if hint is str:
         return str(value)

@@ -263,6 +263,21 @@ def test_checkpoints_of_another_shape_are_explained(tmp_path):
         checkpoints.restore(tmp_path / "none", {})
 
 
+def test_an_interrupt_waits_for_the_checkpoint(tmp_path, monkeypatch):
+    whole = checkpoints._plain
+
+    def interrupted(state):
+        os.kill(os.getpid(), signal.SIGINT)
+        return whole(state)
+
+    monkeypatch.setattr(checkpoints, "_plain", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(tmp_path, 1, {"x": np.ones(3)}, {})
+    monkeypatch.undo()
+    checkpoints.save(tmp_path, 2, {"x": np.ones(3)}, {})  # and the usual handler is back
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_half_written_checkpoints_are_never_taken(tmp_path):
     state = {"a": np.arange(3, dtype=np.float32)}
     checkpoints.save(tmp_path, 1, state, {"n": 1})
