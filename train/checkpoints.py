@@ -88,15 +88,17 @@ def restore(folder: Path, like: Any) -> tuple[int, Any, dict[str, Any]]:
 @contextlib.contextmanager
 def _to_the_end() -> Iterator[None]:
     """Ctrl-C waits until the block has ended: Orbax writes in threads, which break off loudly."""
-    if threading.current_thread() is not threading.main_thread():
+    usual = signal.getsignal(signal.SIGINT)
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or not callable(usual):  # A job in the background may have to ignore it.
         yield
         return
     waiting: list[int] = []
-    usual = signal.signal(signal.SIGINT, lambda number, frame: waiting.append(number))
+    signal.signal(signal.SIGINT, lambda number, frame: waiting.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, usual or signal.SIG_DFL)
+        signal.signal(signal.SIGINT, usual)
     if waiting:
         raise KeyboardInterrupt
 

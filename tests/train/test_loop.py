@@ -1,5 +1,6 @@
 """Runs: reproducible, resumable bit for bit, selected on validation alone."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -263,7 +264,8 @@ def test_checkpoints_of_another_shape_are_explained(tmp_path):
         checkpoints.restore(tmp_path / "none", {})
 
 
-def test_an_interrupt_waits_for_the_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize("heeded", [True, False])
+def test_an_interrupt_waits_for_the_checkpoint(tmp_path, monkeypatch, heeded):
     whole = checkpoints._plain
 
     def interrupted(state):
@@ -271,11 +273,15 @@ def test_an_interrupt_waits_for_the_checkpoint(tmp_path, monkeypatch):
         return whole(state)
 
     monkeypatch.setattr(checkpoints, "_plain", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        checkpoints.save(tmp_path, 1, {"x": np.ones(3)}, {})
-    monkeypatch.undo()
-    checkpoints.save(tmp_path, 2, {"x": np.ones(3)}, {})  # and the usual handler is back
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    handler = signal.default_int_handler if heeded else signal.SIG_IGN
+    usual = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt) if heeded else contextlib.nullcontext():
+            checkpoints.save(tmp_path, 1, {"x": np.ones(3)}, {})
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    assert checkpoints.steps(tmp_path) == ([] if heeded else [1])
 
 
 def test_half_written_checkpoints_are_never_taken(tmp_path):
