@@ -49,7 +49,7 @@ class Case:
     batch_size: int = 512
 
 
-# The peer's defaults, so that both compute the same.
+# The sizes of the peer's defaults; its activations are ReLU, ours PReLU.
 _AS_DEEPCTR = (("attention_units", (64, 16)), ("tower_units", (256, 128)))
 _ZOO = ("din", "mlp", "dien", "mimn")
 CASES = (
