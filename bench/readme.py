@@ -1,6 +1,7 @@
 """`python -m recjax.bench.readme`: renders the README's tables from the committed result files.
 
-A table stands between `<!-- results: SUITE | METRIC, METRIC -->` and `<!-- end -->`.
+A table stands between `<!-- results: SUITE | METRIC, METRIC -->` and `<!-- end -->`. A suite that
+takes hours may have been run in parts (`--only`), each into a folder of its own.
 """
 
 from pathlib import Path
@@ -13,15 +14,21 @@ _BLOCK = re.compile(r"(<!-- results: (\w+) \| ([^>]+) -->\n).*?(<!-- end -->)", 
 
 
 def render(text: str, folder: Path = ROOT / "bench" / "results") -> str:
-    """`text` with every table made anew from `folder/SUITE/results.json`."""
+    """`text` with every table made anew from `results.json` in or below `folder/SUITE`."""
 
     def table(match: re.Match[str]) -> str:
         opening, suite, metrics, closing = match.groups()
-        head, rows = results.read(folder / suite / "results.json")
         columns = [metric.strip() for metric in metrics.split(",")]
-        where = f"{head['device']}, {head['date']}, jax {head['versions']['jax']}"
-        note = f"`{head['command']}` on {where}"
-        return f"{opening}{results.markdown(rows, columns)}\n\n{note}\n{closing}"
+        rows, notes = [], []
+        paths = sorted((folder / suite).rglob("results.json"))
+        if not paths:
+            raise FileNotFoundError(f"There is no results.json of suite {suite!r} below {folder}.")
+        for path in paths:
+            head, more = results.read(path)
+            rows += more
+            where = f"{head['device']}, {head['date']}, jax {head['versions']['jax']}"
+            notes.append(f"`{head['command']}` on {where}")
+        return f"{opening}{results.markdown(rows, columns)}\n\n{'; '.join(notes)}\n{closing}"
 
     return _BLOCK.sub(table, text)
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 import re
 
+import pytest
+
 from recjax.bench import readme, results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +30,14 @@ def test_rendering_replaces_what_stands_there(tmp_path):
     assert "| a case | din | 0.7000 (0.6000 to 0.8000) |" in new
     assert "old" not in new and new.startswith("before\n") and new.endswith("<!-- end -->\nafter\n")
     assert readme.render(new, tmp_path) == new
+    # A suite that was run in parts is one table, and every part says where it comes from.
+    more = results.Row.of("another case", "din", "auc", [0.5])
+    results.write(tmp_path / "suite" / "part", "suite", "another command", 0, [more])
+    whole = readme.render(page, tmp_path)
+    assert "| a case |" in whole and "| another case | din | 0.5000 |" in whole
+    assert "`a command` on" in whole and "`another command` on" in whole
+    with pytest.raises(FileNotFoundError, match="no results.json of suite 'suite'"):
+        readme.render(page, tmp_path / "nothing")
 
 
 def test_every_model_stands_in_the_table():

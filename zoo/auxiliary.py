@@ -24,13 +24,33 @@ class NextBehaviour(nn.Module):
 
     @nn.compact
     def __call__(
-        self, state: Float[Array, "*lead H"], item: Float[Array, "*lead D"]
-    ) -> Float[Array, "*lead"]:
-        """One logit per step: is the item what follows the state?"""
-        x = jnp.concatenate([state, item], axis=-1)
-        for i, width in enumerate(self.units):
-            x = nn.sigmoid(nn.Dense(width, name=f"dense_{i}")(x))
-        return nn.Dense(1, name="logit")(x)[..., 0]
+        self, state: Float[Array, "N H"], items: tuple[Float[Array, "N D"], ...]
+    ) -> list[Float[Array, " N"]]:
+        """For each of the items one logit per step: is the item what follows the state?"""
+        hidden = StateAndItem(self.units[0], name="dense_0")(state, items)
+        layers = [nn.Dense(width, name=f"dense_{i}") for i, width in enumerate(self.units) if i]
+        for layer in layers:
+            hidden = [layer(nn.sigmoid(x)) for x in hidden]
+        logit = nn.Dense(1, name="logit")
+        return [logit(nn.sigmoid(x))[..., 0] for x in hidden]
+
+
+class StateAndItem(nn.Module):
+    """A dense layer on [state, item], for several items; the state's share is computed once."""
+
+    units: int
+
+    @nn.compact
+    def __call__(
+        self, state: Float[Array, "N H"], items: tuple[Float[Array, "N D"], ...]
+    ) -> list[Float[Array, "N U"]]:
+        """[state, item] @ kernel + bias for each of the items."""
+        shape = (state.shape[-1] + items[0].shape[-1], self.units)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, shape[1:])
+        to_state, to_item = jnp.split(kernel, [state.shape[-1]])
+        shared = state @ to_state + bias[None]
+        return [shared + item @ to_item for item in items]
 
 
 def auxiliary_loss(
@@ -50,7 +70,7 @@ def auxiliary_loss(
     # One axis of steps: XLA's CPU backend takes a quarter longer over two.
     flat = lambda x: x.reshape(-1, x.shape[-1])
     before = flat(state[:, :-1])
-    yes, no = net(before, flat(item[:, 1:])), net(before, flat(negative[:, 1:]))
+    yes, no = net(before, (flat(item[:, 1:]), flat(negative[:, 1:])))
     each = jnp.where(follows.reshape(-1), nn.softplus(-yes) + nn.softplus(no), 0.0)
     total, count = each.sum(), follows.sum(dtype=jnp.float32)
     if axis_name is not None:

@@ -39,6 +39,7 @@ from .checks import require_choice, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .din import ActivationUnit
 from .embeddings import (
+    Pooling,
     as_arrays,
     compact,
     dropout,
@@ -46,7 +47,7 @@ from .embeddings import (
     embed_items,
     for_each_candidate,
     init_variables,
-    masked_sum,
+    pool,
     read_tables,
     tower_input,
 )
@@ -84,6 +85,7 @@ class Config:
       tower_units: widths of the tower's hidden layers.
       activation: of the tower.
       product: whether the tower also sees sum_t k_t and q * sum_t k_t.
+      pooling: whether those are sums over the events, or means of them.
       embedding_dropout: share of embedding values dropped in training.
     """
 
@@ -100,6 +102,7 @@ class Config:
     tower_units: tuple[int, ...] = (200, 80)
     activation: Activation = "prelu"
     product: bool = False
+    pooling: Pooling = "sum"
     embedding_dropout: float = 0.0
 
     def __post_init__(self):
@@ -112,11 +115,13 @@ class Config:
         require_choice(self, "attn_scale", ("softmax", "softmax_length", "sigmoid"))
         require_choice(self, "auxiliary_negatives", ("uniform", "log_popularity"))
         require_choice(self, "activation", ACTIVATIONS)
+        require_choice(self, "pooling", ("sum", "mean"))
         require_probability(self, "embedding_dropout")
         if not self.auxiliary_weight >= 0:
             raise ValueError(f"Config.auxiliary_weight must be >= 0, got {self.auxiliary_weight}.")
-        if not self.attention_units:
-            raise ValueError("Config.attention_units must name at least one layer, got ().")
+        for name in ("attention_units", "auxiliary_units"):
+            if not getattr(self, name):
+                raise ValueError(f"Config.{name} must name at least one layer, got ().")
         if not self.schema.item_fields:
             raise ValueError("Config.schema must have a field of history and candidate, got none.")
 
@@ -199,7 +204,8 @@ class DIEN(nn.Module):
 
         evolved = self._evolve(embedded.candidate, interests, batch, train)
         if config.product:
-            pooled = for_each_candidate(masked_sum(behaviour, mask), evolved.shape[1])
+            pooled = pool(behaviour, mask, config.pooling)
+            pooled = for_each_candidate(pooled, evolved.shape[1])
             evolved = jnp.concatenate([pooled, evolved], axis=-1)
         x = tower_input(embedded, evolved, product=config.product)
         tower = Tower(config.tower_units, config.activation, axis_name=self.axis_name, name="tower")

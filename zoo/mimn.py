@@ -45,6 +45,7 @@ from .contract import Aux, Batch, Output, Requirements, Variables
 from .din import ActivationUnit, Normalize
 from .embeddings import (
     Embedded,
+    Pooling,
     as_arrays,
     compact,
     embed,
@@ -90,6 +91,7 @@ class Config:
       attention_units: hidden layers of the unit that attends over the channels.
       attention_activation: of that unit.
       normalize: of its weights, "none" or "softmax".
+      pooling: whether the tower sees sums over the events, or means of them.
       tower_units: widths of the tower's hidden layers.
       activation: of the tower.
       product: whether the tower also sees q * sum_t e_t.
@@ -108,6 +110,7 @@ class Config:
     attention_units: tuple[int, ...] = (80, 40)
     attention_activation: Activation = "prelu"
     normalize: Normalize = "none"
+    pooling: Pooling = "sum"
     tower_units: tuple[int, ...] = (200, 80)
     activation: Activation = "prelu"
     product: bool = False
@@ -120,6 +123,7 @@ class Config:
         require_choice(self, "attention_activation", ACTIVATIONS)
         require_choice(self, "activation", ACTIVATIONS)
         require_choice(self, "normalize", ("none", "softmax"))
+        require_choice(self, "pooling", ("sum", "mean"))
         require_probability(self, "embedding_dropout")
         for name in ("induction_units", "mur_weight", "auxiliary_weight"):
             if not getattr(self, name) >= 0:
@@ -279,11 +283,15 @@ class MIMN(nn.Module):
         return self._score(state, embedded, batch["candidate_mask"], train=False)
 
     def _score(self, state: State, embedded: Embedded, mask: Array, train: bool) -> Output:
-        query = embedded.candidate
+        query, pooled, written = embedded.candidate, state.pooled, state.written
+        if self.config.pooling == "mean":
+            # Every event adds 1 to the usage of the slots, so this counts events.
+            count = jnp.maximum(state.usage.sum(axis=-1, keepdims=True), 1.0)
+            pooled, written = pooled / count, written / count
         interest = [
-            for_each_candidate(state.pooled, query.shape[1]),
+            for_each_candidate(pooled, query.shape[1]),
             look_up(self.machine(), state, query),
-            query * state.written[:, None],
+            query * written[:, None],
         ]
         if self.config.induction_units:
             interest.append(self.attention(query, state.channels, mask, train=train))

@@ -4,21 +4,20 @@ Li et al., "Multi-Interest Network with Dynamic Routing for Recommendation at Tm
 https://arxiv.org/abs/1904.08030.
 
 A user is several vectors, each a cluster of past behaviours, so that retrieval can serve several
-needs at once. Behaviours e_i are shared out among interests j by dynamic routing (section 3.3):
+needs at once. Behaviours S e_i are shared out among interests u_j by dynamic routing (section 3.3,
+`zoo.routing`); each u_j with the user's profile passes through layers and gives v_j. In training
+the candidate picks its interest (label-aware attention, section 3.5) and sampled softmax compares
+it with shared negatives (section 3.6); when serving, the score is max_j v_j . e. A user with n
+behaviours has max(1, min(K, floor(log2 n))) interests; the others do not exist.
 
-    w_i = softmax_j(b_ij)      u_j = squash(sum_i w_ij S e_i)      b_ij <- b_ij + u_j . S e_i
-    squash(z) = |z|^2 / (1 + |z|^2) * z / |z|
-
-for a few rounds; the last round's u_j, each with the user's profile, pass through layers and give
-v_j. In training the candidate picks its interest (label-aware attention, section 3.5) and sampled
-softmax compares it with shared negatives (section 3.6); when serving, the score is max_j v_j . e.
-A user with n behaviours has max(1, min(K, floor(log2 n))) interests; the others do not exist.
-
-Differs from the paper: the starting b is a fixed draw (below) instead of a new one per call, so
-that a user's vectors are the same at every call; the candidate takes its best interest alone, the
+Differs from the paper: the starting logits are a fixed draw instead of a new one per call, so that
+a user's vectors are the same at every call; the candidate takes its best interest alone, the
 paper's p -> infinity, "soft" and "pow" being options; the last layer is linear, as a ReLU would
 confine interests to one orthant; fields that only events have (the kind of behaviour, say) are
-added to e_i; numbers are projected; context stands beside the profile.
+added to e_i; numbers are projected; context stands beside the profile. Options of our own: in
+training the paper meets the negatives with the interest that the candidate picked, but serving
+with the nearest of each, which `attention="nearest"` does in training too; `agreement="cosine"`
+routes by the directions in which a user's events differ.
 Differs from reimplementations: the softmax runs over interests, not over behaviours.
 A user without history has one interest, squash(0) = 0, which the profile makes a vector.
 Shapes: `B` requests, `L` events, `C` candidates, `K` interests, `S` shared draws, `D` = dim.
@@ -26,17 +25,24 @@ Shapes: `B` requests, `L` events, `C` candidates, `K` interests, `S` shared draw
 
 import dataclasses
 import functools
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
-import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .checks import require_choice, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
-from .embeddings import INIT_STD, as_arrays, compact, embed_field, init_variables, read_tables
+from .embeddings import (
+    INIT_STD,
+    as_arrays,
+    compact,
+    embed_field,
+    for_each_candidate,
+    init_variables,
+    read_tables,
+)
 from .features import Field, Schema
 from .retrieval import (
     NEVER,
@@ -45,10 +51,11 @@ from .retrieval import (
     nearest_interest,
     sampled_softmax_loss,
 )
+from .routing import Agreement, interest_mask, route, routing_logits
 
 KIND = "retrieval"
 
-Attention = Literal["hard", "soft", "pow"]
+Attention = Literal["hard", "soft", "pow", "nearest"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,10 +67,14 @@ class Config:
       dim: width of every table (the schema's own widths do not count here) and of all vectors.
       interests: K, the most vectors a user has; 1 gives squash of the sum.
       rounds: of routing.
+      agreement: what moves behaviours between interests: "inner" products, as in the paper, or
+        the "cosine" of what is special about each.
+      agreement_scale: of the same.
       routing_std: of the logits that routing starts from.
       routing_seed: of the same.
       attention: how a candidate weighs interests in training: "hard" takes the best, "soft" is
-        softmax(p v.e), "pow" the paper's softmax(sign(v.e) |v.e|^p).
+        softmax(p v.e), "pow" the paper's softmax(sign(v.e) |v.e|^p). "nearest" takes the best too,
+        and lets every draw take its own.
       power: p.
       tower_units: widths of the hidden layers over [interest, profile].
       embedding_dropout: share of embedding values dropped in training.
@@ -74,6 +85,8 @@ class Config:
     dim: int = 64
     interests: int = 4
     rounds: int = 3
+    agreement: Agreement = "inner"
+    agreement_scale: float = 1.0
     routing_std: float = 1.0
     routing_seed: int = 0
     attention: Attention = "hard"
@@ -84,10 +97,12 @@ class Config:
 
     def __post_init__(self):
         require_positive(self, "dim", "interests", "rounds", "tower_units", "sampled")
-        require_choice(self, "attention", ("hard", "soft", "pow"))
+        require_choice(self, "attention", get_args(Attention))
+        require_choice(self, "agreement", get_args(Agreement))
         require_probability(self, "embedding_dropout")
-        if not self.routing_std > 0:
-            raise ValueError(f"Config.routing_std must be > 0, got {self.routing_std}.")
+        for name in ("routing_std", "agreement_scale"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"Config.{name} must be > 0, got {getattr(self, name)}.")
         if not self.power >= 1:
             raise ValueError(f"Config.power must be >= 1, got {self.power}.")
         identity_field(self.schema)
@@ -177,6 +192,11 @@ class MIND(nn.Module):
         config = self.config
         users, exists = self.user_vectors(batch, train=True)
         items, sampled = (self.item_vectors(batch[role]) for role in ("candidate", "sampled"))
+        if config.attention == "nearest":
+            # The draws are candidates of everybody.
+            draws = jnp.broadcast_to(sampled[None], (len(users), *sampled.shape))
+            negative = for_each_candidate(nearest_interest(users, exists, draws), items.shape[1])
+            return nearest_interest(users, exists, items), negative
         v = label_aware_attention(users, exists, items, config.attention, config.power)
         return jnp.sum(v * items, axis=-1), jnp.einsum("bcd,sd->bcs", v, sampled)
 
@@ -197,8 +217,12 @@ class MIND(nn.Module):
         events = self.bilinear(self.dropout(events, deterministic=not train))
 
         exists = interest_mask(mask.sum(axis=1), config.interests)
-        start = jnp.asarray(routing_logits(config, mask.shape[1]))
-        interests = route(events, mask, exists, start, config.rounds)
+        start = jnp.asarray(
+            routing_logits(mask.shape[1], config.interests, config.routing_std, config.routing_seed)
+        )
+        interests = route(
+            events, mask, exists, start, config.rounds, config.agreement, config.agreement_scale
+        )
 
         profile = self.dropout(self._profile(batch), deterministic=not train)
         profile = jnp.repeat(profile[:, None], config.interests, axis=1)
@@ -217,56 +241,6 @@ class MIND(nn.Module):
             for field in self.config.schema.role(role):
                 parts.append(self.embed(field, batch[role][field.name]))
         return jnp.concatenate(parts, axis=-1)
-
-
-def routing_logits(config: Config, length: int) -> Float[np.ndarray, "L K"]:
-    """b before the first round, for histories that end with the newest event; never trained.
-
-    The t-th newest event has the same logits in every history, at every call, for ever:
-    RandomState's stream is frozen by NumPy's policy, and a shorter draw begins a longer one.
-    """
-    draw = np.random.RandomState(config.routing_seed)
-    newest_first = draw.normal(0.0, config.routing_std, (length, config.interests))
-    return newest_first[::-1].astype(np.float32)
-
-
-def interest_mask(count: Int[Array, " B"], interests: int) -> Bool[Array, "B K"]:
-    """The first max(1, min(K, floor(log2 n))) interests of users with n events."""
-    j = np.arange(interests)
-    # In whole numbers: log2(8) may come out below 3.
-    return (j == 0)[None] | (count[:, None] >= 2 ** (j + 1)[None])
-
-
-def squash(z: Float[Array, "*lead D"]) -> Float[Array, "*lead D"]:
-    """|z|^2 / (1 + |z|^2) * z / |z|: the direction of z with a length below 1; 0 at 0."""
-    square = jnp.sum(jnp.square(z), axis=-1, keepdims=True)
-    return z * jnp.sqrt(square + 1e-9) / (1.0 + square)
-
-
-def route(
-    events: Float[Array, "B L D"],
-    mask: Bool[Array, "B L"],
-    exists: Bool[Array, "B K"],
-    start: Float[Array, "L K"],
-    rounds: int,
-) -> Float[Array, "B K D"]:
-    """Dynamic routing of behaviours S e_i to interests, b starting from `start` (Algorithm 1).
-
-    Only the last round is differentiated, and its weights are constants. An interest that does
-    not exist gets nothing.
-    """
-    # A mask on the logits would not do: the softmax runs over interests, not over events.
-    events = jnp.where(mask[..., None], events, 0.0)
-    constant = jax.lax.stop_gradient(events)
-
-    def interests(logits, events):
-        weight = nn.softmax(jnp.where(exists[:, None], logits, NEVER), axis=-1)
-        return squash(jnp.einsum("blk,bld->bkd", weight, events))
-
-    logits = jnp.broadcast_to(start, (mask.shape[0], *start.shape))
-    for _ in range(rounds - 1):
-        logits = logits + jnp.einsum("bkd,bld->blk", interests(logits, constant), constant)
-    return interests(logits, events)
 
 
 def label_aware_attention(

@@ -79,7 +79,10 @@ VARIANTS = {
     "dcn": {
         "mixture": {"cross": "mixture", "gate": "softmax", "structure": "stacked", "rank": 3},
     },
-    "mind": {"pow": {"attention": "pow", "interests": 2}},
+    "mind": {
+        "pow": {"attention": "pow", "interests": 2},
+        "cosine": {"attention": "nearest", "agreement": "cosine", "agreement_scale": 10.0},
+    },
     "esmm": {"mmoe": {"mode": "mmoe", "tower_units": (12, 6), "experts": 2}},
 }
 # Other options than the defaults keep the promises too.

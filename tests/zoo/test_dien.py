@@ -163,7 +163,8 @@ def exact_logits(variables, config):
         user = tables["kind"][BATCH["user"]["kind"][b]]
         parts = [user, query, [BATCH["candidate"]["price"][b, c]]]
         if config.product:
-            pooled = behaviours.sum(axis=0)
+            count = max(len(behaviours), 1) if config.pooling == "mean" else 1
+            pooled = behaviours.sum(axis=0) / count
             parts += [pooled, evolved, query * pooled[:3]]
         else:
             parts += [evolved]
@@ -198,7 +199,7 @@ VARIANTS = [
     {},
     {"hidden_units": 4, "product": True},
     {"evolution": "augru_release", "attention": "bilinear", "attn_scale": "softmax_length"},
-    {"evolution": "agru", "attn_scale": "sigmoid"},
+    {"evolution": "agru", "attn_scale": "sigmoid", "product": True, "pooling": "mean"},
     {"evolution": "aigru", "attention": "bilinear", "attn_scale": "sigmoid"},
     {"evolution": "gru", "attention": "bilinear"},
 ]
@@ -334,6 +335,7 @@ def test_gates_start_by_remembering():
     "options, said",
     [
         ({"attention_units": ()}, "attention_units must name at least one layer"),
+        ({"auxiliary_units": ()}, "auxiliary_units must name at least one layer"),
         ({"hidden_units": 0}, "hidden_units must be >= 1, got 0"),
         ({"auxiliary_weight": -1.0}, "auxiliary_weight must be >= 0, got -1.0"),
         # Behind these stand the type checks of the tests; users meet our own messages.

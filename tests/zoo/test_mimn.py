@@ -184,10 +184,12 @@ def exact_scores(config, variables, users):
     params, item, kind = in_float64(variables)
     logits = np.zeros((B, C))
     for b, user in enumerate(users):
+        count = max(user.t, 1) if config.pooling == "mean" else 1
+        pooled, written = user.pooled / count, user.all_written.mean(axis=0) / count
         for c in range(C):
             query = item[BATCH["candidate"]["item"][b, c]]
             parts = [kind[BATCH["user"]["kind"][b]], query, [BATCH["candidate"]["price"][b, c]]]
-            parts += [user.pooled, user.look_up(query), query * user.all_written.mean(axis=0)]
+            parts += [pooled, user.look_up(query), query * written]
             if config.induction_units:
                 p = params["attention"]
                 like = leaky(query @ p["query"]["kernel"] + p["query"]["bias"], p["query_alpha"])
@@ -198,7 +200,7 @@ def exact_scores(config, variables, users):
                     interest += (z @ unit["out_kernel"][:, 0] + unit["out_bias"]) * row
                 parts.append(interest)
             if config.product:
-                parts.append(query * user.pooled[:D])
+                parts.append(query * pooled[:D])
             tower = params["tower"]
             x = np.concatenate(parts) @ tower["dense_0"]["kernel"] + tower["dense_0"]["bias"]
             x = leaky(x, tower["prelu_0"])
@@ -210,6 +212,7 @@ OPTIONS = {
     "paper": {},
     "release": {"mur": "release", "induction_slots": 2},
     "none": {"mur": "none", "key_memory": False, "induction_units": 0, "product": True},
+    "mean": {"pooling": "mean", "product": True},
     "one_slot": {"slots": 1, "controller_units": 1, "induction_units": 1},
 }
 

@@ -8,7 +8,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from recjax.zoo import mind
+from recjax.zoo import mind, routing
 from recjax.zoo.features import Field, Schema, Table, example_batch
 from testing import assert_close
 
@@ -68,14 +68,23 @@ class Exact:
         draw = np.random.RandomState(self.config.routing_seed)
         table = draw.normal(0, self.config.routing_std, (17, self.config.interests))
         b = table[: len(events)][::-1][:, :interests].astype(np.float32).astype(np.float64)
-        for _ in range(self.config.rounds):
-            w = np.exp(b) / np.exp(b).sum(axis=1, keepdims=True)
-            u = np.zeros((interests, self.config.dim))
-            for j in range(interests):
-                z = sum((w[i, j] * events[i] for i in range(len(events))), np.zeros(4))
-                norm = np.linalg.norm(z)
-                u[j] = norm / (1 + norm**2) * z
-            b = b + events @ u.T if len(events) else b
+        seen = events
+        if self.config.agreement == "cosine" and len(events):
+            apart = events - events.mean(axis=0)
+            seen = apart / np.maximum(np.linalg.norm(apart, axis=1, keepdims=True), 1e-6)
+        for i in range(self.config.rounds):
+            last = i == self.config.rounds - 1
+            u = self.interests(b, events if last else seen, interests)
+            b = b + self.config.agreement_scale * seen @ u.T if len(events) else b
+        return u
+
+    def interests(self, b, events, interests):
+        w = np.exp(b) / np.exp(b).sum(axis=1, keepdims=True)
+        u = np.zeros((interests, self.config.dim))
+        for j in range(interests):
+            z = sum((w[i, j] * events[i] for i in range(len(events))), np.zeros(4))
+            norm = np.linalg.norm(z)
+            u[j] = norm / (1 + norm**2) * z
         return u
 
     def user(self, r):
@@ -117,7 +126,16 @@ def loss_of(variables, config, batch, seed=0):
     return mind.loss(variables, config, batch, key=jax.random.key(seed))
 
 
-@pytest.mark.parametrize("options", [{}, {"interests": 1}, {"rounds": 1, "routing_seed": 5}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"interests": 1},
+        {"rounds": 1, "routing_seed": 5},
+        {"agreement": "cosine", "agreement_scale": 2.0},
+    ],
+    ids=str,
+)
 def test_users_and_scores_are_their_equations(options):
     config, variables, exact = model(**options)
     vectors, exists, got = serve(variables, config, BATCH)
@@ -138,7 +156,7 @@ def exact_loss(config, exact):
         for c in range(2):
             e = exact.item(BATCH["candidate"], (r, c))
             score = users @ e
-            if config.attention == "hard":
+            if config.attention in ("hard", "nearest"):
                 v = users[np.argmax(score)]
             else:
                 p = config.power
@@ -147,7 +165,8 @@ def exact_loss(config, exact):
             logits = [v @ e - BATCH["candidate_log_q"][r, c]]
             for s in range(7):
                 if BATCH["sampled"]["item"][s] != BATCH["candidate"]["item"][r, c]:
-                    draw = v @ exact.item(BATCH["sampled"], s)
+                    own = users if config.attention == "nearest" else v[None]
+                    draw = max(own @ exact.item(BATCH["sampled"], s))
                     logits.append(draw - BATCH["sampled_log_q"][s])
             weight = BATCH["label"]["click"][r, c] * BATCH["weight"]["click"][r, c]
             total += weight * (np.log(np.sum(np.exp(logits))) - logits[0])
@@ -155,7 +174,9 @@ def exact_loss(config, exact):
     return total / mass
 
 
-@pytest.mark.parametrize("attention, power", [("hard", 2.0), ("soft", 2.0), ("pow", 1.5)])
+@pytest.mark.parametrize(
+    "attention, power", [("hard", 2.0), ("soft", 2.0), ("pow", 1.5), ("nearest", 2.0)]
+)
 def test_the_loss_is_its_equation(attention, power):
     config, variables, exact = model(attention=attention, power=power)
     value, aux = loss_of(variables, config, BATCH)
@@ -174,7 +195,7 @@ def test_dropout_only_in_training():
 
 def test_the_number_of_interests_grows_with_the_history():
     counts = np.arange(70)
-    got = np.asarray(mind.interest_mask(jnp.asarray(counts), 5)).sum(axis=1)
+    got = np.asarray(routing.interest_mask(jnp.asarray(counts), 5)).sum(axis=1)
     expected = [max(1, min(5, n.bit_length() - 1)) for n in counts.tolist()]  # floor(log2 n)
     assert got.tolist() == expected
 
@@ -182,22 +203,22 @@ def test_the_number_of_interests_grows_with_the_history():
 def test_squash_keeps_the_direction_and_bounds_the_length():
     z = jnp.array([[3.0, 4.0], [0.0, 0.0], [3e8, 4e8]])
     expected = [[25 / 26 * 3 / 5, 25 / 26 * 4 / 5], [0, 0], [3 / 5, 4 / 5]]
-    assert_close(mind.squash(z), np.array(expected))
-    at_zero = jax.jacobian(mind.squash)(jnp.zeros(3))
+    assert_close(routing.squash(z), np.array(expected))
+    at_zero = jax.jacobian(routing.squash)(jnp.zeros(3))
     assert jnp.isfinite(at_zero).all()
 
 
-_route = jax.jit(mind.route, static_argnums=4)
+_route = jax.jit(routing.route, static_argnums=(4, 5, 6))
 
 
-def routed(events, mask, exists, start, rounds=3):
-    return _route(*(jnp.asarray(x) for x in (events, mask, exists, start)), rounds)
+def routed(events, mask, exists, start, rounds=3, *how):
+    return _route(*(jnp.asarray(x) for x in (events, mask, exists, start)), rounds, *how)
 
 
 def test_one_interest_is_squash_of_the_sum():
     events = np.random.default_rng(0).normal(size=(2, 6, 3)).astype(np.float32)
     mask = np.arange(6) < np.array([[4], [6]])
-    start = mind.routing_logits(mind.Config(**SMALL | {"interests": 1}), 6)
+    start = routing.routing_logits(6, 1, 1.0, 0)
     got = routed(events, mask, np.ones((2, 1), bool), start)[:, 0]
     total = np.where(mask[..., None], events, 0).astype(np.float64).sum(axis=1)
     norm = np.linalg.norm(total, axis=1, keepdims=True)
@@ -225,6 +246,25 @@ def test_an_interest_that_does_not_exist_takes_nothing():
     assert_close(got[:, :2], alone)
 
 
+def test_cosine_routing_finds_the_clusters_that_inner_products_miss():
+    """Two kinds of short events that have most in common: one interest each, or both the same."""
+    rng = np.random.default_rng(0)
+    kind = np.array([0, 1] * 8)
+    apart = np.array([[0.0, 0.2], [0.0, -0.2]])[kind] + 0.01 * rng.normal(size=(16, 2))
+    events = (np.array([0.5, 0.0]) + apart).astype(np.float32)[None]
+    mask, exists = np.ones((1, 16), bool), np.ones((1, 2), bool)
+    start = routing.routing_logits(16, 2, 1.0, 0)
+    angle = lambda u: abs(np.arctan2(u[0, 0, 1], u[0, 0, 0]) - np.arctan2(u[0, 1, 1], u[0, 1, 0]))
+    whole = 2 * np.arctan2(0.2, 0.5)
+    assert angle(np.asarray(routed(events, mask, exists, start))) < 0.2 * whole
+    found = np.asarray(routed(events, mask, exists, start, 3, "cosine", 10.0))
+    assert angle(found) > 0.95 * whole
+    # Events that are all the same have no directions, and nothing is NaN, nor is any gradient.
+    same = jnp.broadcast_to(jnp.asarray(events[:, :1]), events.shape)
+    value = lambda e: routed(e, mask, exists, start, 3, "cosine", 10.0).sum()
+    assert np.isfinite(value(same)) and np.isfinite(jax.grad(value)(same)).all()
+
+
 def test_only_the_last_round_is_differentiated():
     """d u_j / d e_i = w_ij d squash(z_j), with w a constant."""
     rng = np.random.default_rng(2)
@@ -249,14 +289,12 @@ def test_only_the_last_round_is_differentiated():
 
 
 def test_routing_starts_alike_at_the_newest_event():
-    config = mind.Config(**SMALL)
-    long, short = mind.routing_logits(config, 9), mind.routing_logits(config, 4)
+    logits = lambda length, std=1.0, seed=0: routing.routing_logits(length, 4, std, seed)
+    long, short = logits(9), logits(4)
     assert (long[-4:] == short).all()
-    assert abs(mind.routing_logits(config, 4000).std() - 1.0) < 0.02
-    wide = mind.Config(**SMALL | {"routing_std": 3.0})
-    np.testing.assert_allclose(mind.routing_logits(wide, 4), 3 * short, rtol=1e-6)
-    other = mind.Config(**SMALL | {"routing_seed": 1})
-    assert not (mind.routing_logits(other, 4) == short).any()
+    assert abs(logits(4000).std() - 1.0) < 0.02
+    np.testing.assert_allclose(logits(4, std=3.0), 3 * short, rtol=1e-6)
+    assert not (logits(4, seed=1) == short).any()
 
 
 def test_two_calls_give_the_same_bits():
