@@ -193,10 +193,9 @@ class MIND(nn.Module):
         users, exists = self.user_vectors(batch, train=True)
         items, sampled = (self.item_vectors(batch[role]) for role in ("candidate", "sampled"))
         if config.attention == "nearest":
-            # The draws are candidates of everybody.
-            draws = jnp.broadcast_to(sampled[None], (len(users), *sampled.shape))
-            negative = for_each_candidate(nearest_interest(users, exists, draws), items.shape[1])
-            return nearest_interest(users, exists, items), negative
+            draws = jnp.einsum("bkd,sd->bks", users, sampled)
+            draws = jnp.max(jnp.where(exists[..., None], draws, NEVER), axis=1)
+            return nearest_interest(users, exists, items), for_each_candidate(draws, items.shape[1])
         v = label_aware_attention(users, exists, items, config.attention, config.power)
         return jnp.sum(v * items, axis=-1), jnp.einsum("bcd,sd->bcs", v, sampled)
 
