@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..train import launch, metrics
+from ..train import baselines, launch, metrics
 from ..train.data.dataset import Dataset
 from ..train.data.sources import open_source
 from ..train.evaluation import exchange_histories, predict
@@ -27,7 +27,8 @@ from .results import Row
 UNITS = {"examples/s": "1/s"}
 BOUND = "auc, upper bound"
 
-_Outcome = dict[str, dict[str, float]]
+_Figures = dict[str, float]
+_Outcome = dict[str, dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +74,8 @@ def choose(cases: Sequence[Any], only: list[str] | None) -> list[Any]:
 def compare(cases: list[Case], seeds: int) -> list[Row]:
     """Trains every method of every case with seeds 0, 1, ...; rows by case and method.
 
-    Where the source knows the truth, its own figures stand beside: nobody can do better.
+    What needs no training stands beside: the truth, where the source knows it (nobody can do
+    better), and the rules that learned retrieval has to beat.
     """
     if seeds < 1:
         raise ValueError(f"--seeds must be >= 1, got {seeds}.")
@@ -102,8 +104,8 @@ def compare(cases: list[Case], seeds: int) -> list[Row]:
         bounds = {case: _bounds(case, scores, seeds) for case in cases}
     rows: list[Row] = []
     for case in cases:
-        truth = results[case, case.methods[0], 0]["truth"]
-        rows += [Row.of(case.name, "the truth", name, [value]) for name, value in truth.items()]
+        for name, beside in results[case, case.methods[0], 0]["beside"].items():
+            rows += [Row.of(case.name, name, metric, [beside[metric]]) for metric in beside]
         found = {
             method.name: [results[case, method, seed]["figures"] for seed in range(seeds)]
             for method in case.methods
@@ -148,7 +150,7 @@ def _in_process(
 
 
 def _train(job: dict[str, Any]) -> _Outcome:
-    """One training, in this process: its test metrics and its speed, and the truth's own."""
+    """One training, in this process: its test metrics and its speed, and what stands beside."""
     os.sched_setaffinity(0, job["cores"])
     dataset = open_source(job["source"])
     with tempfile.TemporaryDirectory() as place:
@@ -167,7 +169,10 @@ def _train(job: dict[str, Any]) -> _Outcome:
         if job["scores"]:
             _save_scores(Path(job["scores"]), folder, dataset)
     figures["examples/s"] = results["train"]["examples_per_second"]
-    return {"figures": figures, "truth": truth_of(dataset)}
+    beside = {"the truth": truth_of(dataset)}
+    if "recall@50" in figures:
+        beside = rules_of(dataset, launch.load_run(folder).saved.settings.history)
+    return {"figures": figures, "beside": beside}
 
 
 def _save_scores(path: Path, folder: Path, dataset: Dataset) -> None:
@@ -187,7 +192,15 @@ def _save_scores(path: Path, folder: Path, dataset: Dataset) -> None:
     np.savez(path, score=logits[task][real], label=label[real], user=user[real])
 
 
-def truth_of(dataset: Dataset) -> dict[str, float]:
+def rules_of(dataset: Dataset, history: int) -> dict[str, _Figures]:
+    """How well rules retrieve, by the newest `history` events."""
+    found = {"popularity": baselines.evaluate_popularity(dataset, dataset.test)}
+    if dataset.log.items.get("category") is not None:
+        found["tags"] = baselines.evaluate_tags(dataset, dataset.test, history=history)
+    return {name: flat_metrics(test) for name, test in found.items()}
+
+
+def truth_of(dataset: Dataset) -> _Figures:
     """How well the true click probabilities rank the test clicks; empty where nobody knows."""
     if not dataset.truth:
         return {}
@@ -201,7 +214,7 @@ def truth_of(dataset: Dataset) -> dict[str, float]:
     }
 
 
-def flat_metrics(test: dict[str, Any]) -> dict[str, float]:
+def flat_metrics(test: dict[str, Any]) -> _Figures:
     """The figures of a test block that tables show, the first task's without its name."""
     if "recall@50" in test:
         names = ("recall@20", "recall@50", "ndcg@50", "coverage@50")

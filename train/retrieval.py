@@ -140,19 +140,7 @@ def evaluate_retrieval(
         raise FloatingPointError(
             "Some vectors are not finite: lower the learning rates, or check dense inputs."
         )
-    return measure(_retrieve(log, judged, users, mask, items, config.schema), judged, category)
-
-
-def evaluate_popularity(
-    dataset: Dataset, requests: Requests, *, category: str = "category"
-) -> dict[str, Any]:
-    """The same metrics of the ranker that offers everybody what training saw most."""
-    judged = Judged.of(dataset, requests)
-    items = judged.popularity.astype(np.float32)[:, None]
-    users = np.ones((len(judged.requests), 1, 1), np.float32)
-    mask = np.ones(users.shape[:2], bool)
-    top = _retrieve(dataset.log, judged, users, mask, items, dataset.schema)
-    return measure(top, judged, category)
+    return measure(retrieve(dataset, judged, users, mask, items), judged, category)
 
 
 class Judged(NamedTuple):
@@ -172,10 +160,15 @@ class Judged(NamedTuple):
 
     @staticmethod
     def of(dataset: Dataset, requests: Requests) -> "Judged":
-        """What `requests` of a dataset are judged by."""
+        """What `requests` of a dataset are judged by; ValueError if nothing is relevant."""
         task = dataset.schema.tasks[0]
         relevant = _positives(requests, task)
         some = np.flatnonzero((relevant >= 0).any(axis=1))
+        if not len(some):
+            raise ValueError(
+                f"Retrieval cannot be judged: of {len(requests)} requests of {dataset.name!r} none "
+                f"has a candidate with {task!r}."
+            )
         trained = _positives(dataset.train, task)
         popularity = np.bincount(trained[trained >= 0], minlength=dataset.log.num_items)
         return Judged(requests.take(some), relevant[some], popularity, dataset.log.items)
@@ -261,16 +254,12 @@ def categories_covered(item: Int[np.ndarray, "R k"], category: Shaped[np.ndarray
     return float(fresh.sum(axis=1).mean()) if len(item) else np.nan
 
 
-def _retrieve(
-    log: EventLog,
-    judged: Judged,
-    users: np.ndarray,
-    mask: np.ndarray,
-    items: np.ndarray,
-    schema: Any,
+def retrieve(
+    dataset: Dataset, judged: Judged, users: np.ndarray, mask: np.ndarray, items: np.ndarray
 ) -> Top:
-    """The top items of every request, a few requests at a time."""
-    valid = log.items[identity_field(schema).name] != PADDING_ROW
+    """The top items of every judged request, a few requests at a time; see `evaluate_retrieval`."""
+    log = dataset.log
+    valid = log.items[identity_field(dataset.schema).name] != PADDING_ROW
     parts = []
     for start in range(0, len(judged.requests), _USERS):
         some = slice(start, start + _USERS)

@@ -3,8 +3,17 @@
 import pytest
 
 from recjax.bench import accuracy, worlds
-from recjax.bench.compare import BOUND, Case, Method, choose, compare, flat_metrics
+from recjax.bench.compare import (
+    BOUND,
+    Case,
+    Method,
+    choose,
+    compare,
+    flat_metrics,
+    rules_of,
+)
 from recjax.train.data.market import PRESETS
+from recjax.train.data.sources import open_source
 from recjax.train.settings import Settings
 from recjax.zoo import MODELS
 
@@ -53,6 +62,12 @@ def test_figures_of_a_block():
     assert flat_metrics(both)["auc"] == 0.7
     found = {"recall@20": 0.1, "recall@50": 0.2, "ndcg@50": 0.3, "coverage@50": 0.4, "requests": 5}
     assert flat_metrics(found) == {k: v for k, v in found.items() if k != "requests"}
+
+
+def test_rules_stand_beside_learned_retrieval():
+    rules = rules_of(open_source("market:tiny"), 10)
+    assert set(rules) == {"popularity", "tags"}
+    assert 0 < rules["popularity"]["recall@50"] < 1 and rules["tags"] != rules["popularity"]
 
 
 def test_methods_are_compared_seed_by_seed():

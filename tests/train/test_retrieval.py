@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from recjax.train import retrieval
+from recjax.train.baselines import evaluate_popularity
 from recjax.train.retrieval import (
     Judged,
     Top,
     categories_covered,
     coverage,
-    evaluate_popularity,
     evaluate_retrieval,
     hits,
     measure,
@@ -184,7 +184,7 @@ def test_evaluation_ranks_what_the_user_does_not_have():
     log = dataset.log
     items = retrieval._item_vectors(model, config, {}, log)
     vectors, mask = retrieval._user_vectors(model, config, {}, log, truth.requests, 5)
-    top = retrieval._retrieve(log, truth, vectors, mask, items, dataset.schema)
+    top = retrieval.retrieve(dataset, truth, vectors, mask, items)
     order = np.argsort(log.items["item"], kind="stable")
     for r, user in enumerate(truth.requests.user):
         had = set(users[int(user)][:-2])
