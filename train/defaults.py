@@ -3,7 +3,8 @@
 `Settings()` says how to train. `MODEL` says which options of the models to switch on when nobody
 chooses; a model's own `Config()` stays the paper's. They were selected on the validation set of
 Amazon Beauty and are used for every model and every source: q * v in the tower, a decaying rate
-with dropout of embeddings, several redrawn negatives per positive, a small activation unit.
+with dropout of embeddings, several redrawn negatives per positive, a small activation unit; for MIND,
+draws that meet their nearest interest, and routing by direction.
 `SETTINGS` names the few models that are not trained like the others: linear ones, whose rows an
 optimiser of their own makes sparse.
 """
@@ -19,6 +20,9 @@ MODEL: dict[str, Any] = {
     "product": True,
     "embedding_dropout": 0.3,
     "attention_units": (32, 16),
+    "nearest_draws": True,
+    "agreement": "cosine",
+    "agreement_scale": 10.0,
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "lr": {"table_optimizer": "ftrl", "table_learning_rate": 1.0},

@@ -16,7 +16,7 @@ paper's p -> infinity, "soft" and "pow" being options; the last layer is linear,
 confine interests to one orthant; fields that only events have (the kind of behaviour, say) are
 added to e_i; numbers are projected; context stands beside the profile. Options of our own: in
 training the paper meets the negatives with the interest that the candidate picked, but serving
-with the nearest of each, which `attention="nearest"` does in training too; `agreement="cosine"`
+with the nearest of each, which `nearest_draws` does in training too; `agreement="cosine"`
 routes by the directions in which a user's events differ.
 Differs from reimplementations: the softmax runs over interests, not over behaviours.
 A user without history has one interest, squash(0) = 0, which the profile makes a vector.
@@ -55,7 +55,7 @@ from .routing import Agreement, interest_mask, route, routing_logits
 
 KIND = "retrieval"
 
-Attention = Literal["hard", "soft", "pow", "nearest"]
+Attention = Literal["hard", "soft", "pow"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,9 +73,10 @@ class Config:
       routing_std: of the logits that routing starts from.
       routing_seed: of the same.
       attention: how a candidate weighs interests in training: "hard" takes the best, "soft" is
-        softmax(p v.e), "pow" the paper's softmax(sign(v.e) |v.e|^p). "nearest" takes the best too,
-        and lets every draw take its own.
+        softmax(p v.e), "pow" the paper's softmax(sign(v.e) |v.e|^p).
       power: p.
+      nearest_draws: whether in training a draw meets its own best interest, as in serving, and not
+        the one that the candidate has.
       tower_units: widths of the hidden layers over [interest, profile].
       embedding_dropout: share of embedding values dropped in training.
       sampled: shared negatives S.
@@ -91,6 +92,7 @@ class Config:
     routing_seed: int = 0
     attention: Attention = "hard"
     power: float = 2.0
+    nearest_draws: bool = False
     tower_units: tuple[int, ...] = (128,)
     embedding_dropout: float = 0.0
     sampled: int = 1024
@@ -188,16 +190,17 @@ class MIND(nn.Module):
         return Output(logit, {self.config.schema.tasks[0]: logit})
 
     def training_scores(self, batch: Batch) -> tuple[Float[Array, "B C"], Float[Array, "B C S"]]:
-        """v . e of candidates and of shared negatives, with the v that the candidate picks."""
+        """v . e of candidates, with the v that each picks, and of shared negatives."""
         config = self.config
         users, exists = self.user_vectors(batch, train=True)
         items, sampled = (self.item_vectors(batch[role]) for role in ("candidate", "sampled"))
-        if config.attention == "nearest":
-            draws = jnp.einsum("bkd,sd->bks", users, sampled)
-            draws = jnp.max(jnp.where(exists[..., None], draws, NEVER), axis=1)
-            return nearest_interest(users, exists, items), for_each_candidate(draws, items.shape[1])
         v = label_aware_attention(users, exists, items, config.attention, config.power)
-        return jnp.sum(v * items, axis=-1), jnp.einsum("bcd,sd->bcs", v, sampled)
+        positive = jnp.sum(v * items, axis=-1)
+        if not config.nearest_draws:
+            return positive, jnp.einsum("bcd,sd->bcs", v, sampled)
+        draws = jnp.einsum("bkd,sd->bks", users, sampled)
+        draws = jnp.max(jnp.where(exists[..., None], draws, NEVER), axis=1)
+        return positive, for_each_candidate(draws, items.shape[1])
 
     def item_vectors(self, items: dict[str, Array]) -> Float[Array, "*lead D"]:
         """The average of an item's fields."""

@@ -81,7 +81,7 @@ VARIANTS = {
     },
     "mind": {
         "pow": {"attention": "pow", "interests": 2},
-        "cosine": {"attention": "nearest", "agreement": "cosine", "agreement_scale": 10.0},
+        "cosine": {"nearest_draws": True, "agreement": "cosine", "agreement_scale": 10.0},
     },
     "esmm": {"mmoe": {"mode": "mmoe", "tower_units": (12, 6), "experts": 2}},
 }

@@ -156,7 +156,7 @@ def exact_loss(config, exact):
         for c in range(2):
             e = exact.item(BATCH["candidate"], (r, c))
             score = users @ e
-            if config.attention in ("hard", "nearest"):
+            if config.attention == "hard":
                 v = users[np.argmax(score)]
             else:
                 p = config.power
@@ -165,7 +165,7 @@ def exact_loss(config, exact):
             logits = [v @ e - BATCH["candidate_log_q"][r, c]]
             for s in range(7):
                 if BATCH["sampled"]["item"][s] != BATCH["candidate"]["item"][r, c]:
-                    own = users if config.attention == "nearest" else v[None]
+                    own = users if config.nearest_draws else v[None]
                     draw = max(own @ exact.item(BATCH["sampled"], s))
                     logits.append(draw - BATCH["sampled_log_q"][s])
             weight = BATCH["label"]["click"][r, c] * BATCH["weight"]["click"][r, c]
@@ -175,10 +175,18 @@ def exact_loss(config, exact):
 
 
 @pytest.mark.parametrize(
-    "attention, power", [("hard", 2.0), ("soft", 2.0), ("pow", 1.5), ("nearest", 2.0)]
+    "options",
+    [
+        {"attention": "hard"},
+        {"attention": "soft"},
+        {"attention": "pow", "power": 1.5},
+        {"attention": "hard", "nearest_draws": True},
+        {"attention": "soft", "nearest_draws": True},
+    ],
+    ids=str,
 )
-def test_the_loss_is_its_equation(attention, power):
-    config, variables, exact = model(attention=attention, power=power)
+def test_the_loss_is_its_equation(options):
+    config, variables, exact = model(**options)
     value, aux = loss_of(variables, config, BATCH)
     assert_close(value, np.float64(exact_loss(config, exact)), ulps=64)
     assert aux.terms == {"sampled_softmax": value}
