@@ -3,7 +3,7 @@
 `Settings()` says how to train. `MODEL` says which options of the models to switch on when nobody
 chooses; a model's own `Config()` stays the paper's. They were selected on the validation set of
 Amazon Beauty and are used for every model and every source: q * v in the tower, a decaying rate
-with dropout of embeddings, several redrawn negatives per positive, a small activation unit; for MIND,
+with dropout of embeddings, several redrawn negatives per positive, a small activation unit; in MIND
 draws that meet their nearest interest, and routing by direction.
 `SETTINGS` names the few models that are not trained like the others: linear ones, whose rows an
 optimiser of their own makes sparse.

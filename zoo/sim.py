@@ -25,23 +25,22 @@ Differs from the public code (which covers soft search on Books): W_a and W_b, a
 K events are found, not K - 1; several heads; buckets of time intervals, not absolute time.
 Events found by hard search come from the whole past, so one may also be among the newest.
 Shapes: `B` requests, `L` history events, `C` candidates, `D` width of an item, `E` of a behaviour,
-`K` events found, `G` groups of `retrieved`, `A` width of a projection, `H` heads.
+`K` events found, `A` width of a projection.
 """
 
 import dataclasses
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..kernels.soft_search import soft_search
 from .checks import require_choice, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .din import ActivationUnit, Normalize
 from .embeddings import (
-    INIT_STD,
     Embedded,
     as_arrays,
     compact,
@@ -52,14 +51,12 @@ from .embeddings import (
     read_tables,
     tower_input,
 )
+from .exact_search import Events, ExactSearch, pick
 from .features import Schema
 from .layers import ACTIVATIONS, Activation, Tower
 from .losses import click_loss, in_training
 
 KIND = "ranking"
-
-INTERVALS = 32
-MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,17 +161,6 @@ def loss(
     return total, Aux(statistics, terms)
 
 
-class Events(NamedTuple):
-    """Behaviours, zeros where there is none, and how long ago they were, where that is known.
-
-    One axis or more behind the requests': the history, groups of events, or events per candidate.
-    """
-
-    vectors: Float[Array, "*lead E"]
-    mask: Bool[Array, "*lead"]
-    age: Int[Array, "*lead"] | None
-
-
 class SIM(nn.Module):
     """General search, exact search, the short part, the tower (section 3)."""
 
@@ -261,60 +247,11 @@ class SIM(nn.Module):
         )
 
 
-class ExactSearch(nn.Module):
-    """Multi-head target attention over the events found (section 3.3)."""
-
-    heads: int
-    head_dim: int
-    interval_dim: int
-    project_value: bool
-
-    @nn.compact
-    def __call__(self, query: Float[Array, "B C D"], found: Events) -> list[Float[Array, "B C V"]]:
-        """What each head finds; zeros where there is no event."""
-        z = found.vectors
-        if self.interval_dim:
-            table = self.param(
-                "intervals", nn.initializers.normal(INIT_STD), (INTERVALS, self.interval_dim)
-            )
-            apart = jnp.zeros((*z.shape[:-1], self.interval_dim))
-            if found.age is not None:
-                apart = table[interval(found.age)]
-            z = jnp.concatenate([z, apart], axis=-1)
-        glorot = nn.initializers.glorot_uniform()
-        heads = []
-        for i in range(self.heads):
-            w_a = self.param(f"w_a_{i}", glorot, (query.shape[-1], self.head_dim))
-            w_b = self.param(f"w_b_{i}", glorot, (z.shape[-1], self.head_dim))
-            head = attend((query @ w_a) @ w_b.T, z, found.mask)
-            if self.project_value:
-                head = head @ self.param(f"w_v_{i}", glorot, (z.shape[-1], self.head_dim))
-            heads.append(head)
-        return heads
-
-
-def attend(
-    query: Float[Array, "B C Z"], keys: Float[Array, "B C K Z"], mask: Bool[Array, "B C K"]
-) -> Float[Array, "B C Z"]:
-    """sum_j softmax_j(q . z_j) z_j over the real events; zeros without one.
-
-    The query comes as W_b^T W_a q, so that no projected key is ever built.
-    """
-    score = jnp.einsum("bcz,bckz->bck", query, keys)
-    weight = jax.nn.softmax(jnp.where(mask, score, MASKED), axis=-1)
-    return jnp.einsum("bck,bckz->bcz", jnp.where(mask, weight, 0.0), keys)
-
-
 def relevance_pooling(
     queries: Float[Array, "B C A"], keys: Float[Array, "B L A"], values: Float[Array, "B L E"]
 ) -> Float[Array, "B C E"]:
     """U = sum_i (key_i . q) k_i = (sum_i key_i k_i^T) q: the history is summed once for all q."""
     return jnp.einsum("bca,bae->bce", queries, jnp.einsum("bla,ble->bae", keys, values))
-
-
-def interval(age: Int[Array, "*lead"]) -> Int[Array, "*lead"]:
-    """floor(log2(1 + hours)) of an age in seconds, in 0..31; in whole numbers, hence exact."""
-    return 31 - jax.lax.clz(1 + jnp.maximum(age, 0) // 3600)
 
 
 def split(batch: Batch, short_length: int) -> tuple[Batch, Batch]:
@@ -334,12 +271,3 @@ def split(batch: Batch, short_length: int) -> tuple[Batch, Batch]:
     events = jax.tree.map(padded, events)
     newest = jax.tree.map(lambda x: x[:, cut:], events)
     return {**batch, **newest}, jax.tree.map(lambda x: x[:, :cut], events)
-
-
-def pick(events: Events, index: Int[Array, "B ..."]) -> Events:
-    """Per request, the events or groups of events at `index`; none where it is -1."""
-
-    def of_request(x, index):
-        return x.at[index].get(mode="fill", fill_value=0, wrap_negative_indices=False)
-
-    return jax.tree.map(lambda x: jax.vmap(of_request)(x, index), events)

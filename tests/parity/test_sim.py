@@ -27,6 +27,7 @@ from parity.oracles import (
     shake,
 )
 from recjax.zoo import sim
+from recjax.zoo.exact_search import Events, ExactSearch
 
 HEADS, HEAD_DIM, TOP_K = 2, 3, 3
 
@@ -46,11 +47,11 @@ def test_exact_search_is_fuxictrs():
     theirs = shake(MultiHeadTargetAttention(WIDTH, HEADS * HEAD_DIM, HEADS, use_scale=True))
     weights = arrays(parameters(theirs))
     params = exact_search(weights, "", scale=HEAD_DIM**0.5)
-    unit = sim.ExactSearch(HEADS, HEAD_DIM, interval_dim=0, project_value=True)
+    unit = ExactSearch(HEADS, HEAD_DIM, interval_dim=0, project_value=True)
     mask = np.arange(5)[None] < np.array([5, 1, 3, 4])[:, None]
 
     def ours(query, events):
-        found = sim.Events(events[:, None], jnp.asarray(mask)[:, None], None)
+        found = Events(events[:, None], jnp.asarray(mask)[:, None], None)
         heads = unit.apply({"params": params}, query[:, None], found)
         return jnp.concatenate(heads, axis=-1)[:, 0] @ weights["W_o.weight"].T
 

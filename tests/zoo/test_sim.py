@@ -8,7 +8,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from recjax.zoo import sim
+from recjax.zoo import exact_search, sim
 from recjax.zoo.features import Field, Schema, Table, example_batch
 from testing import assert_close
 
@@ -265,7 +265,7 @@ def test_subsampling_takes_real_events_at_random():
 def test_intervals():
     hour = 3600
     age = [-5, 0, hour - 1, hour, 3 * hour - 1, 3 * hour, 7 * hour - 1, 7 * hour, 2**31 - 1]
-    assert sim.interval(jnp.array(age)).tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 19]
+    assert exact_search.interval(jnp.array(age)).tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 19]
 
 
 def test_a_source_without_a_clock():
