@@ -14,7 +14,7 @@ _SOFTMAX = ("normalize=softmax",)
 _SHORT = ("short_length=50", *_SOFTMAX)
 # Interests that pass are seen in the newest events; DIN too is better off without the others.
 _PASSING = (*FEW_PASSES, "history=30")
-_RETRIEVAL = ("epochs=4", "history=100", "batch_size=256", "table_learning_rate=0.01")
+_RETRIEVAL = ("epochs=4", "history=100", "batch_size=256", "table_learning_rate=0.01", "dim=32")
 
 
 def _pair(
