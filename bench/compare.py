@@ -168,10 +168,10 @@ def _train(job: dict[str, Any]) -> _Outcome:
             figures["auc with others' histories"] = flat_metrics(other["test"])["auc"]
         if job["scores"]:
             _save_scores(Path(job["scores"]), folder, dataset)
+        beside = {"the truth": truth_of(dataset)}
+        if "recall@50" in figures:
+            beside = rules_of(dataset, launch.load_run(folder).saved.settings.history)
     figures["examples/s"] = results["train"]["examples_per_second"]
-    beside = {"the truth": truth_of(dataset)}
-    if "recall@50" in figures:
-        beside = rules_of(dataset, launch.load_run(folder).saved.settings.history)
     return {"figures": figures, "beside": beside}
 
 

@@ -68,6 +68,12 @@ def test_rules_stand_beside_learned_retrieval():
     rules = rules_of(open_source("market:tiny"), 10)
     assert set(rules) == {"popularity", "tags"}
     assert 0 < rules["popularity"]["recall@50"] < 1 and rules["tags"] != rules["popularity"]
+    small = ("steps=2", "batch_size=64", "history=10")
+    case = Case("small", "market:tiny", (Method("mf", "mf"),), small)
+    rows = {(row.method, row.metric): row.value for row in compare([case], seeds=1)}
+    for name, figures in rules.items():
+        assert {metric: rows[name, metric] for metric in figures} == figures
+    assert ("mf", "recall@50") in rows and ("the truth", "auc") not in rows
 
 
 def test_methods_are_compared_seed_by_seed():
