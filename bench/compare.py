@@ -100,7 +100,11 @@ def compare(cases: list[Case], seeds: int) -> list[Row]:
             finally:
                 free.append(mine)
 
-        results = dict(zip(jobs, pool.map(work, jobs), strict=True))
+        try:
+            results = dict(zip(jobs, pool.map(work, jobs), strict=True))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # Nobody waits hours for what will not be reported.
+            raise
         bounds = {case: _bounds(case, scores, seeds) for case in cases}
     rows: list[Row] = []
     for case in cases:

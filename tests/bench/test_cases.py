@@ -1,8 +1,11 @@
 """The suites that train: their cases name real models, options, sources and methods."""
 
+import time
+
 import pytest
 
 from recjax.bench import accuracy, worlds
+from recjax.bench import compare as compare_module
 from recjax.bench.compare import (
     BOUND,
     Case,
@@ -90,3 +93,18 @@ def test_methods_are_compared_seed_by_seed():
     assert ("one", "auc with others' histories") in rows
     with pytest.raises(ValueError, match="--seeds must be >= 1, got 0"):
         compare([case], seeds=0)
+
+
+def test_after_a_failure_nothing_more_is_started(monkeypatch):
+    started = []
+
+    def fails(*job):
+        started.append(job)
+        time.sleep(0.02)
+        raise RuntimeError("no such run")
+
+    monkeypatch.setattr(compare_module, "_in_process", fails)
+    methods = tuple(Method(str(i), "lr") for i in range(50))
+    with pytest.raises(RuntimeError, match="no such run"):
+        compare([Case("many", "market:tiny", methods)], seeds=3)
+    assert len(started) < 100
