@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 import numpy as np
 
+from .embeddings import pool
 from .retrieval import NEVER
 
 Agreement = Literal["inner", "cosine"]
@@ -83,7 +84,6 @@ def route(
 
 def _directions(events: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B L D"]:
     """The events relative to the mean of the real ones, of length 1; 0 where there is no event."""
-    count = jnp.maximum(mask.sum(axis=1, dtype=jnp.float32), 1.0)[:, None, None]
-    apart = jnp.where(mask[..., None], events - events.sum(axis=1, keepdims=True) / count, 0.0)
+    apart = jnp.where(mask[..., None], events - pool(events, mask, "mean")[:, None], 0.0)
     length = jnp.sqrt(jnp.sum(jnp.square(apart), axis=-1, keepdims=True))
     return apart / jnp.maximum(length, 1e-6)
