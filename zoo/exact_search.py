@@ -6,12 +6,13 @@ Shapes: `B` requests, `C` candidates, `K` events found, `D` width of an item, `E
 `Z` of a behaviour with its time interval, `V` of what a head gives.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ..kernels.target_attention import normalized
 from .embeddings import INIT_STD
@@ -63,12 +64,26 @@ class ExactSearch(nn.Module):
         heads = []
         for i in range(self.heads):
             w_a = self.param(f"w_a_{i}", glorot, (query.shape[-1], self.head_dim))
-            w_b = self.param(f"w_b_{i}", glorot, (z.shape[-1], self.head_dim))
+            w_b = self.param(f"w_b_{i}", starting_as(w_a), (z.shape[-1], self.head_dim))
             head = attend((query @ w_a) @ w_b.T, z, found.mask)
             if self.project_value:
                 head = head @ self.param(f"w_v_{i}", glorot, (z.shape[-1], self.head_dim))
             heads.append(head)
         return heads
+
+
+def starting_as(query_kernel: Float[Array, "D A"]) -> Callable[..., Float[Array, "E A"]]:
+    """An initialiser for the keys' projection: that of the queries, where both see an item.
+
+    So a search starts as similarity, which finds what is like the candidate. From two independent
+    projections it starts as chance, and what chance finds teaches neither of them anything.
+    """
+
+    def init(key: PRNGKeyArray, shape: tuple[int, int]) -> Float[Array, "E A"]:
+        rest = nn.initializers.glorot_uniform()(key, shape)[len(query_kernel) :]
+        return jnp.concatenate([query_kernel, rest])
+
+    return init
 
 
 def attend(

@@ -20,7 +20,8 @@ by relevance, U = sum_i r_i k_i (section 3.2):
 and without alpha for hard search, which has no parameters.
 
 Differs from the paper: the search is exact instead of an approximate index; the newest events go
-to DIN instead of DIEN; the tower is told when nothing was found.
+to DIN instead of DIEN; the tower is told when nothing was found; W_b and W_bh start as W_a and
+W_ah, so that both searches start as similarity.
 Differs from the public code (which covers soft search on Books): W_a and W_b, and no softmax in U;
 K events are found, not K - 1; several heads; buckets of time intervals, not absolute time.
 Events found by hard search come from the whole past, so one may also be among the newest.
@@ -51,7 +52,7 @@ from .embeddings import (
     read_tables,
     tower_input,
 )
-from .exact_search import Events, ExactSearch, pick
+from .exact_search import Events, ExactSearch, pick, starting_as
 from .features import Schema
 from .layers import ACTIVATIONS, Activation, Tower
 from .losses import click_loss, in_training
@@ -209,10 +210,10 @@ class SIM(nn.Module):
         self, embedded: Embedded, past: Events, candidate_mask: Array, train: bool
     ) -> tuple[Events, Float[Array, "B C"] | None]:
         """The events that match best and, in training, the logit that W_a and W_b learn from."""
-        config, glorot = self.config, nn.initializers.glorot_uniform()
-        query, width = embedded.candidate, past.vectors.shape[-1]
+        config, query, width = self.config, embedded.candidate, past.vectors.shape[-1]
+        glorot = nn.initializers.glorot_uniform()
         w_a = self.param("w_a", glorot, (query.shape[-1], config.search_dim))
-        w_b = self.param("w_b", glorot, (width, config.search_dim))
+        w_b = self.param("w_b", starting_as(w_a), (width, config.search_dim))
         queries = query @ w_a
         most = max(1, min(config.top_k, past.vectors.shape[1]))
         best = soft_search(past.vectors @ w_b, queries, past.mask, k=most)

@@ -240,6 +240,17 @@ def test_what_learns_from_which_term():
     }
 
 
+def test_both_searches_start_as_similarity():
+    """Keys are projected as queries are, but for what only a behaviour has."""
+    config = config_of()
+    params = sim.init(jax.random.key(0), config)["params"]
+    pairs = [(params["w_a"], params["w_b"])]
+    pairs += [(params["exact"][f"w_a_{i}"], params["exact"][f"w_b_{i}"]) for i in range(2)]
+    for query_kernel, key_kernel in pairs:
+        np.testing.assert_array_equal(key_kernel[:D], query_kernel)
+        assert jnp.abs(key_kernel[D:]).min() > 0
+
+
 def test_subsampling_takes_real_events_at_random():
     """One of 6 older events: the search's term is one of 6 values, and each of them turns up."""
     config = config_of(subsample=1, alpha=2.0)
