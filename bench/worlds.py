@@ -57,7 +57,11 @@ def cases() -> list[Case]:
             (
                 newest,
                 Method("sim, hard", "sim", ("search=hard", "top_k=100", *_SHORT)),
-                Method("sim, soft", "sim", ("search=soft", "history=1000", *_SHORT)),
+                Method(
+                    "sim, soft",
+                    "sim",
+                    ("search=soft", "search_dim=64", "head_dim=64", "history=1000", *_SHORT),
+                ),
             ),
             (("sim, hard", newest.name, "auc"), ("sim, soft", newest.name, "auc")),
         ),
