@@ -1,6 +1,6 @@
 """`python -m recjax.bench.readme`: renders the README's tables from the committed result files.
 
-A table stands between `<!-- results: SUITE | METRIC, METRIC -->` and `<!-- end -->`. A suite that
+A table stands between `<!-- results: SUITE | METRIC; METRIC -->` and `<!-- end -->`. A suite that
 takes hours may have been run in parts (`--only`), each into a folder of its own.
 """
 
@@ -18,7 +18,7 @@ def render(text: str, folder: Path = ROOT / "bench" / "results") -> str:
 
     def table(match: re.Match[str]) -> str:
         opening, suite, metrics, closing = match.groups()
-        columns = [metric.strip() for metric in metrics.split(",")]
+        columns = [metric.strip() for metric in metrics.split(";")]
         rows, notes = [], []
         paths = sorted((folder / suite).rglob("results.json"))
         if not paths:
