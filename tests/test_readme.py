@@ -36,6 +36,11 @@ def test_rendering_replaces_what_stands_there(tmp_path):
     whole = readme.render(page, tmp_path)
     assert "| a case |" in whole and "| another case | din | 0.5000 |" in whole
     assert "`a command` on" in whole and "`another command` on" in whole
+    # A case of its own replaces what the whole suite said, every row of it.
+    again = results.Row.of("a case", "mlp", "auc", [0.4])
+    results.write(tmp_path / "suite" / "part", "suite", "another command", 0, [again])
+    whole = readme.render(page, tmp_path)
+    assert "| a case | mlp | 0.4000 |" in whole and "| a case | din |" not in whole
     with pytest.raises(FileNotFoundError, match="no results.json of suite 'suite'"):
         readme.render(page, tmp_path / "nothing")
 
