@@ -80,7 +80,7 @@ def measure(model: str, rows: int) -> dict[str, float]:
     before = _peak_mib()
     data, settings = synthetic(rows, _HISTORY), Settings(batch_size=_BATCH, history=_HISTORY)
     module = zoo.MODELS[model]
-    config = model_config(module, data.schema)
+    config = model_config(model, data.schema)
     state = jax.block_until_ready(initial_state(module, config, settings, {}))
     held = sum(x.nbytes for x in jax.tree.leaves((state.tables, state.table_state))) / 2**20
     times = step_times(module, config, settings, data, state, STEPS)

@@ -2,7 +2,8 @@
 
 A table stands between `<!-- results: SUITE | METRIC; METRIC -->` and `<!-- end -->`. A suite that
 takes hours may have been run in parts (`--only`), each into a folder of its own; a case that has
-one replaces what a run of the whole suite said of it.
+one replaces what a run of the whole suite said of it. A table shows the cases that know its
+first metric, so that one suite may fill several.
 """
 
 from pathlib import Path
@@ -20,23 +21,26 @@ def render(text: str, folder: Path = ROOT / "bench" / "results") -> str:
     def table(match: re.Match[str]) -> str:
         opening, suite, metrics, closing = match.groups()
         columns = [metric.strip() for metric in metrics.split(";")]
-        cases, notes = {}, []
+        cases: dict[str, tuple[str, list[results.Row]]] = {}
         paths = sorted((folder / suite).rglob("results.json"), key=lambda p: (len(p.parts), p))
         if not paths:
             raise FileNotFoundError(f"There is no results.json of suite {suite!r} below {folder}.")
         for path in paths:
-            head, more = results.read(path)
-            cases |= {name: [row for row in more if row.case == name] for name in _cases(more)}
+            head, rows = results.read(path)
             where = f"{head['device']}, {head['date']}, jax {head['versions']['jax']}"
-            notes.append(f"`{head['command']}` on {where}")
-        rows = [row for case in cases.values() for row in case]
-        return f"{opening}{results.markdown(rows, columns)}\n\n{'; '.join(notes)}\n{closing}"
+            note = f"`{head['command']}` on {where}"
+            for name in dict.fromkeys(row.case for row in rows):
+                cases[name] = note, [row for row in rows if row.case == name]
+        shown = [
+            (note, rows)
+            for note, rows in cases.values()
+            if any(row.metric == columns[0] for row in rows)
+        ]
+        body = results.markdown([row for _, rows in shown for row in rows], columns)
+        notes = dict.fromkeys(note for note, _ in shown)
+        return f"{opening}{body}\n\n{'; '.join(notes)}\n{closing}"
 
     return _BLOCK.sub(table, text)
-
-
-def _cases(rows: list[results.Row]) -> list[str]:
-    return list(dict.fromkeys(row.case for row in rows))
 
 
 if __name__ == "__main__":

@@ -66,8 +66,9 @@ def read(path: Path | str) -> tuple[dict, list[Row]]:
 
 def markdown(rows: list[Row], metrics: list[str]) -> str:
     """A table with one line per (case, method) and one column per metric; spreads in brackets."""
+    headings = [_heading(metric, rows) for metric in metrics]
     lines = [
-        "| case | method | " + " | ".join(metrics) + " |",
+        "| case | method | " + " | ".join(headings) + " |",
         "|" + "---|" * (2 + len(metrics)),
     ]
     cells = {(row.case, row.method, row.metric): row for row in rows}
@@ -76,6 +77,12 @@ def markdown(rows: list[Row], metrics: list[str]) -> str:
         if any(shown):
             lines.append(f"| {case} | {method} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
+
+
+def _heading(metric: str, rows: list[Row]) -> str:
+    unit = next((row.unit for row in rows if row.metric == metric), "")
+    # "examples/s" and "ms per step" say theirs already.
+    return metric if unit.removeprefix("1") in metric else f"{metric} ({unit})"
 
 
 def _cell(row: Row | None) -> str:
@@ -87,4 +94,5 @@ def _cell(row: Row | None) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}"
+    digits = next((d for least, d in ((1000, 0), (100, 1), (10, 2)) if abs(value) >= least), 4)
+    return f"{value:,.{digits}f}"

@@ -40,14 +40,7 @@ def cases() -> list[Case]:
         *_pair(
             "evolving interests",
             ("evolving", "no_evolution"),
-            (
-                din,
-                Method(
-                    "dien",
-                    "dien",
-                    ("attn_scale=sigmoid", "auxiliary_weight=0.1", "pooling=mean"),
-                ),
-            ),
+            (din, Method("dien", "dien")),
             (("dien", "din", "auc"),),
             _PASSING,
         ),

@@ -41,8 +41,25 @@ def test_rendering_replaces_what_stands_there(tmp_path):
     results.write(tmp_path / "suite" / "part", "suite", "another command", 0, [again])
     whole = readme.render(page, tmp_path)
     assert "| a case | mlp | 0.4000 |" in whole and "| a case | din |" not in whole
+    # A table shows the cases that know its first metric, and where only they come from.
+    recall = results.Row.of("a third case", "mind", "recall@50", [0.3])
+    speed = results.Row.of("a third case", "mind", "examples/s", [1234.0], "1/s")
+    results.write(tmp_path / "suite" / "third", "suite", "a third command", 0, [recall, speed])
+    assert readme.render(page, tmp_path) == whole
+    for first, there in (("auc", False), ("recall@50", True)):
+        new = readme.render(page.replace("| auc", f"| {first}; examples/s"), tmp_path)
+        assert ("| a third case | mind | 0.3000 | 1,234 |" in new) == there
+        assert ("a third command" in new) == there and ("| a case |" in new) != there
     with pytest.raises(FileNotFoundError, match="no results.json of suite 'suite'"):
         readme.render(page, tmp_path / "nothing")
+
+
+def test_tables_name_units_once():
+    rows = [results.Row.of("case", "a", "size", [12.3456], "MiB")]
+    rows += [results.Row.of("case", "a", "ms per step", [123.456], "ms")]
+    table = results.markdown(rows, ["size", "ms per step"]).splitlines()
+    assert table[0] == "| case | method | size (MiB) | ms per step |"
+    assert table[2] == "| case | a | 12.35 | 123.5 |"
 
 
 def test_every_model_stands_in_the_table():

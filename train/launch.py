@@ -69,7 +69,7 @@ def train(
             max_train_per_user=chosen.max_train_per_user,
             on_bad_row=on_bad_row,
         )
-    config = defaults.model_config(module, dataset.schema, options)
+    config = defaults.model_config(model, dataset.schema, options)
     folder = Path(out) if out is not None else run.free_folder(model, source)
     results = fit(
         module,

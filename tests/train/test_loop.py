@@ -32,7 +32,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def config(data):
-    return model_config(mlp, data.schema, {"tower_units": (8,)})
+    return model_config("mlp", data.schema, {"tower_units": (8,)})
 
 
 @pytest.fixture(scope="module")
