@@ -148,7 +148,8 @@ class Embedded(NamedTuple):
 
 
 def embed(tables: dict[str, Float[Array, "rows dim"]], schema: Schema, batch: Batch) -> Embedded:
-    """Looks up every field of the batch."""
+    """Looks up every field of the batch. Raises ValueError if it lacks one of the schema's."""
+    _require_fields(schema, batch)
     size = batch["candidate_mask"].shape[0]
     lead = {
         "user": (size,),
@@ -177,6 +178,20 @@ def embed(tables: dict[str, Float[Array, "rows dim"]], schema: Schema, batch: Ba
         history=jnp.concatenate([jnp.zeros((*lead["history"], 0), jnp.float32), *history], axis=-1),
         history_only=gather("history", lambda field: field.name not in shared),
     )
+
+
+def _require_fields(schema: Schema, batch: Batch) -> None:
+    for role in ("candidate_mask", "history_mask"):
+        if role not in batch:
+            raise ValueError(f"batch must hold {role!r}, got {', '.join(batch)}.")
+    for role in ("user", "context", "candidate", "history"):
+        given = batch.get(role, {})
+        for field in schema.role(role):
+            if field.name not in given:
+                raise ValueError(
+                    f"batch[{role!r}] must hold {field.name!r}, which the schema has there; "
+                    f"got {', '.join(given) or 'nothing'}."
+                )
 
 
 def embed_items(

@@ -113,3 +113,19 @@ def test_embed_concatenates_in_the_order_of_the_schema():
     np.testing.assert_array_equal(embedded.candidate_only, [[[7], [8], [9]]])
     np.testing.assert_array_equal(embedded.history, [[[5, 6, 70], [0, 0, 0]]])
     np.testing.assert_array_equal(embedded.history_only, [[[20], [0]]])
+
+
+@pytest.mark.parametrize(
+    ("lacking", "message"),
+    [
+        (("user",), r"batch\['user'\] must hold 'vector', which the schema has .* got nothing"),
+        (("history", "when"), r"batch\['history'\] must hold 'when', .* got item, tags"),
+        (("candidate_mask",), "batch must hold 'candidate_mask', got user, "),
+    ],
+)
+def test_a_batch_that_lacks_a_field_says_which(lacking, message):
+    batch = {role: dict(x) if isinstance(x, dict) else x for role, x in BATCH.items()}
+    *roles, name = lacking
+    del (batch[roles[0]] if roles else batch)[name]
+    with pytest.raises(ValueError, match=message):
+        embed(TABLES, SCHEMA, batch)
