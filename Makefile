@@ -5,11 +5,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PARITY ?= .venv-parity
+AOT ?= .venv-aot
 NEWEST ?= .venv-newest
 NEWEST_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python \
 	/usr/local/bin/python3.12 /usr/bin/python3.12) $(PYTHON))
 
-.PHONY: demo test contract parity notebooks lint format results clean
+.PHONY: demo test contract parity aot notebooks lint format results clean
 
 demo: $(READY)  ## mlp against din on the built-in world, in minutes
 	$(BIN)/recjax demo
@@ -27,6 +28,12 @@ contract: $(READY) $(NEWEST)/.ready  ## what every model promises, on the oldest
 # On Linux, PyPI's torch brings CUDA along: PIP_EXTRA_INDEX_URL may name an index of CPU builds.
 parity: $(PARITY)/.ready  ## our models against three libraries for PyTorch, weights mapped
 	$(PARITY)/bin/python -m pytest -q -n 2 tests/parity
+
+# jaxtyping's import hook would wrap the kernels, whose source Triton reads.
+aot: PYTEST := $(AOT)/bin/python -m pytest -q -n 2 -o addopts=--import-mode=importlib
+aot: $(AOT)/.ready  ## kernels in their interpreter, and compiled for an H100 and a TPU that are not here
+	TRITON_INTERPRET=1 $(PYTEST) tests/aot/test_interpreted.py
+	$(PYTEST) tests/aot --ignore tests/aot/test_interpreted.py
 
 notebooks: $(READY)  ## every notebook from its first cell to its last; the files stay as they are
 	$(BIN)/jupyter execute colab/*.ipynb
@@ -49,7 +56,8 @@ results: $(READY) $(PARITY)/.ready  ## the tables of the README, made anew (some
 
 $(VENV)/.ready: EXTRA := dev
 $(PARITY)/.ready: EXTRA := parity
-$(VENV)/.ready $(PARITY)/.ready: pyproject.toml constraints.txt
+$(AOT)/.ready: EXTRA := aot
+$(VENV)/.ready $(PARITY)/.ready $(AOT)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --upgrade pip
 	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRA)]'
@@ -64,4 +72,4 @@ $(NEWEST)/.ready: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(NEWEST) build runs .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PARITY) $(AOT) $(NEWEST) build runs .pytest_cache .ruff_cache

@@ -5,20 +5,26 @@ import inspect
 from pathlib import Path
 
 from ..train import run as run_folder
-from . import accuracy, pipeline, results, training, worlds
+from . import accuracy, kernels, pipeline, results, training, worlds
 
 SUITES: dict[str, tuple[Callable[..., list[results.Row]], list[str]]] = {
     "accuracy": (accuracy.run, accuracy.METRICS),
     "worlds": (worlds.run, worlds.METRICS),
     "pipeline": (pipeline.run, pipeline.METRICS),
     "training": (training.run, training.METRICS),
+    "kernels": (kernels.run, kernels.METRICS),
+}
+
+# Suites whose rows are better looked at.
+PICTURES: dict[str, tuple[Callable[[list[results.Row], Path], None], str]] = {
+    "kernels": (kernels.draw, "roofline.png"),
 }
 
 
 def run(
     suite: str, out: Path | str, *, only: list[str] | None = None, seeds: int | None = None
 ) -> Path:
-    """Runs a suite, writes `out/results.json`, prints its table.
+    """Runs a suite, writes `out/results.json` and its picture, prints its table.
 
     Args:
       suite: one of `SUITES`.
@@ -44,4 +50,8 @@ def run(
     path = results.write(out, suite, " ".join(words), 0, rows)
     print(results.markdown(rows, columns))
     print(f"\nwritten to {path}")
+    if suite in PICTURES:
+        draw, name = PICTURES[suite]
+        draw(rows, path.with_name(name))
+        print(f"drawn in {path.with_name(name)}")
     return path

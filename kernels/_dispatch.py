@@ -2,32 +2,142 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
-from typing import Any
+import functools
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
 
 
 @dataclasses.dataclass(frozen=True)
 class Implementation:
     """One way to compute an op.
 
-    `unsupported` says why it cannot run these arguments, or returns None if it can. It looks
-    only at shapes, dtypes and options, so that it works on tracers too.
+    Attributes:
+      fn: the op itself; a kernel's has no derivative, but for `forward` and `backward`.
+      unsupported: why it cannot run these arguments, or None if it can. It looks only at shapes,
+        dtypes and options, so that it works on tracers too.
+      kernel: for one platform only; None means written in plain JAX, which runs everywhere.
     """
 
     fn: Callable[..., Any]
     unsupported: Callable[..., str | None] = lambda *args, **kwargs: None
+    kernel: "Kernel | None" = None
 
 
-def dispatch(table: Mapping[str, Implementation], name: str | None, *args, **kwargs):
-    """Runs `table[name]`, or the first entry that supports the arguments if `name` is None.
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """An op and its derivative on one platform.
 
-    A forced name never falls back: it runs, or raises NotImplementedError with the reason.
+    Attributes:
+      platform: as in `jax.lax.platform_dependent`, "cuda" or "tpu".
+      forward: `(*args, **options) -> (result, kept)`, any arrays that `backward` wants.
+      backward: `(*args, kept, gradient, **options)` -> a gradient per argument, None for those
+        that are not floating.
+      unsupported_backward: as in `Implementation`; where it objects, plain JAX differentiates.
+    """
+
+    platform: str
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+    unsupported_backward: Callable[..., str | None] = lambda *args, **kwargs: None
+
+
+def dispatch(table: Mapping[str, Implementation], name: str | None, *args, **options):
+    """Runs `table[name]`, or if `name` is None what is best.
+
+    The first entry in plain JAX that supports the arguments is best, but for the platforms that
+    have a kernel which does: those are told apart when the computation is lowered, so that an
+    export for another platform is right. A forced name never falls back: it runs, or raises
+    NotImplementedError with the reason.
     """
     if name is not None and name not in table:
         raise ValueError(f"implementation must be None or one of {list(table)}, got {name!r}.")
-    reasons = []
+    reasons, kernels, plain = [], [], None
     for candidate in table if name is None else [name]:
-        reason = table[candidate].unsupported(*args, **kwargs)
-        if reason is None:
-            return table[candidate].fn(*args, **kwargs)
-        reasons.append(f"{candidate}: {reason}")
-    raise NotImplementedError(f"no implementation can run these arguments ({'; '.join(reasons)}).")
+        entry = table[candidate]
+        reason = entry.unsupported(*args, **options)
+        if reason is not None:
+            reasons.append(f"{candidate}: {reason}")
+        elif entry.kernel is not None:
+            kernels.append(entry.kernel)
+        else:
+            plain = entry.fn
+            break
+    if name is not None and kernels:
+        # Only for what its backward pass may leave to it; nothing else lowers to plain JAX.
+        plain = next(x.fn for x in table.values() if x.kernel is None)
+    if plain is None:
+        raise NotImplementedError(
+            f"no implementation can run these arguments ({'; '.join(reasons)})."
+        )
+    if not kernels:
+        return plain(*args, **options)
+    return _on_platforms(kernels, plain, args, options, forced=name is not None)
+
+
+def asked_precision() -> str | None:
+    """What `jax.default_matmul_precision` says, for kernels, to which it does not speak itself."""
+    return cast(Any, jax.config).jax_default_matmul_precision
+
+
+def _on_platforms(kernels, plain, args, options, *, forced):
+    """The op with one derivative for all platforms, so that nothing is kept for a branch not taken.
+
+    A derivative of `platform_dependent` would keep what every branch wants, whole histories among
+    it.
+    """
+    plain = functools.partial(plain, **options)
+    backwards = [x for x in kernels if x.unsupported_backward(*args, **options) is None]
+
+    @jax.custom_vjp
+    def run(*args):
+        return forward(*args)[0]
+
+    def forward(*args):
+        if forced:
+            (kernel,) = kernels
+            result, kept = kernel.forward(*args, **options)
+            return result, {kernel.platform: kept}
+        kept = {
+            x.platform: jax.tree.map(
+                lambda s: jnp.zeros(s.shape, s.dtype),
+                jax.eval_shape(functools.partial(x.forward, **options), *args)[1],
+            )
+            for x in kernels
+        }
+
+        def branch(kernel, *args):
+            result, own = kernel.forward(*args, **options)
+            return result, {**kept, kernel.platform: own}
+
+        branches = {x.platform: functools.partial(branch, x) for x in kernels}
+        default = lambda *args: (plain(*args), kept)
+        return jax.lax.platform_dependent(*args, **branches, default=default)
+
+    def forward_and_keep(*args):
+        result, kept = forward(*args)
+        return result, (args, kept)
+
+    def backward(residuals, gradient):
+        def branch(kernel, args, kept, gradient):
+            return kernel.backward(*args, kept[kernel.platform], gradient, **options)
+
+        def default(args, kept, gradient):
+            del kept
+            return _floating(jax.vjp(plain, *args)[1](gradient), args)
+
+        branches = {x.platform: functools.partial(branch, x) for x in backwards}
+        args, kept = residuals
+        if forced and backwards:
+            return branch(backwards[0], args, kept, gradient)
+        return jax.lax.platform_dependent(args, kept, gradient, **branches, default=default)
+
+    run.defvjp(forward_and_keep, backward)
+    return run(*args)
+
+
+def _floating(gradients, args):
+    """None for arguments that have no gradient."""
+    keep = [jnp.issubdtype(jax.tree.leaves(x)[0].dtype, jnp.floating) for x in args]
+    return tuple(g if kept else None for g, kept in zip(gradients, keep, strict=True))

@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
+from .._cost import Cost
 from .reference import Weights
 
 
@@ -38,6 +39,14 @@ class Case:
             normal(columns, scale=0.2),
         )
         return states, jnp.asarray(attention, dtype), jnp.asarray(mask), weights
+
+    def cost(self, itemsize: int = 4) -> Cost:
+        """The inputs' share of a step once per request, the state's once per candidate."""
+        keys, pairs = self.batch * self.length, self.batch * self.candidates
+        of_state = 6 * self.units**2 + 16 * self.units
+        flops = keys * 6 * self.width * self.units + pairs * self.length * of_state
+        moved = itemsize * (keys * self.width + pairs * (self.length + self.units)) + keys
+        return Cost(flops, moved + 12 * self.units * (self.width + self.units + 1))
 
 
 CASES = (

@@ -5,6 +5,8 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
+from .._cost import Cost
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
@@ -30,6 +32,13 @@ class Case:
         mask = random.random((self.batch, self.length)) < 0.7
         mask[1:][-1:] = False
         return keys, queries, jnp.asarray(mask)
+
+    def cost(self, itemsize: int = 4) -> Cost:
+        """All scores; what finding the largest takes is comparisons, which do not count."""
+        pairs = self.batch * self.candidates
+        keys = self.batch * self.length
+        moved = itemsize * self.width * (keys + pairs) + keys + 9 * pairs * self.k
+        return Cost(2 * pairs * self.length * self.width, moved)
 
 
 CASES = (

@@ -6,11 +6,15 @@ from typing import Literal
 from jaxtyping import Array, Bool, Float
 
 from .. import _dispatch
-from . import chunked, reference
+from . import chunked, pallas_tpu, reference, triton
 from .reference import Activation, Normalize, Weights
 
 # In order of preference. The reference comes last: it can always run, and never wins.
 IMPLEMENTATIONS = {
+    "triton": _dispatch.Implementation(triton.target_attention, triton.unsupported, triton.KERNEL),
+    "pallas_tpu": _dispatch.Implementation(
+        pallas_tpu.target_attention, pallas_tpu.unsupported, pallas_tpu.KERNEL
+    ),
     "chunked": _dispatch.Implementation(chunked.target_attention),
     "reference": _dispatch.Implementation(reference.target_attention),
 }
@@ -30,7 +34,7 @@ def target_attention(
     *,
     activation: Activation,
     normalize: Normalize,
-    implementation: Literal["chunked", "reference"] | None = None,
+    implementation: Literal["triton", "pallas_tpu", "chunked", "reference"] | None = None,
 ) -> Float[Array, "B C D"]:
     r"""DIN's activation unit and pooling, for C candidates that share one history.
 

@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
+from .._cost import Cost
 from .reference import Layer, Weights
 
 
@@ -39,6 +40,20 @@ class Case:
             rows = units
         weights = Weights(tuple(layers), normal(rows, scale=rows**-0.5), jnp.float32(0.1))
         return query, keys, jnp.asarray(mask), weights
+
+    def cost(self, itemsize: int = 4) -> Cost:
+        """With the first layer as one product per (candidate, behaviour), as `chunked` has it."""
+        pairs, width = self.batch * self.candidates, self.width
+        first, *more = self.units
+        layers = sum(2 * a * b for a, b in zip(self.units, more, strict=False))
+        # Products, then a bias and a slope per unit; the score; the weighted sum.
+        of_behaviour = 2 * width * first + layers + 4 * sum(self.units) + 2 * self.units[-1]
+        of_behaviour += 2 * width
+        of_candidate = 4 * width * first  # M_q, and its share of the first layer.
+        kernels = 4 * width * first + layers // 2 + self.units[-1]
+        keys = self.batch * self.length
+        moved = itemsize * (keys * width + 2 * pairs * width) + keys + 4 * kernels
+        return Cost(pairs * (self.length * of_behaviour + of_candidate), moved)
 
 
 CASES = (

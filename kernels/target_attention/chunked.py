@@ -23,7 +23,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from .._blocks import blocked
 from .reference import Activation, Layer, Normalize, Weights, activate, as_float32, normalized
+
+PIECE = 128  # Rows that are summed in one go.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +37,16 @@ class Config:
     candidates: int
 
 
-def heuristic(candidates: int, length: int) -> Config:
-    """A decent config without measuring."""
-    # 400 scores x 80 units are 128 kB: the few arrays of a block stay in a core's L2, and XLA runs
-    # its loops and products on one thread. From about 800 on it splits them between threads, and
-    # on two cores the hand-overs cost as much processor time as the work itself.
-    scores = 400
+# On CPUs, 400 scores x 80 units are 128 kB: the few arrays of a block stay in a core's L2, and XLA
+# runs its loops and products on one thread. From about 800 on it splits them between threads, and
+# on two cores the hand-overs cost as much processor time as the work itself. An accelerator wants
+# work for all its processors at once: 80 MB.
+SCORES = 400
+SCORES_OF_ACCELERATORS = 2**18
+
+
+def heuristic(candidates: int, length: int, scores: int = SCORES) -> Config:
+    """A decent config without measuring: about so many scores at a time."""
     requests = max(1, scores // max(1, candidates * length))
     return Config(requests, max(1, scores // max(1, length)))
 
@@ -56,7 +63,6 @@ def target_attention(
 ) -> Float[Array, "B C D"]:
     """See `api.target_attention`. `config` overrides the heuristic."""
     mode = _Mode(activation, normalize, True)
-    config = _config(config, query, keys)
     return _attend(mode, config, query, keys, mask, as_float32(weights))
 
 
@@ -72,7 +78,6 @@ def attention_scores(
 ) -> Float[Array, "B C L"]:
     """See `api.attention_scores`. `config` overrides the heuristic."""
     mode = _Mode(activation, normalize, False)
-    config = _config(config, query, keys)
     return _attend(mode, config, query, keys, mask, as_float32(weights))
 
 
@@ -84,15 +89,32 @@ class _Mode(NamedTuple):
     pooled: bool
 
 
-def _config(given: Config | None, query: Array, keys: Array) -> Config | None:
-    sizes = (*query.shape[:2], keys.shape[1])
-    if not all(isinstance(size, int) for size in sizes):
-        return None  # Exported with a symbolic size: blocks cannot be counted, so there is one.
-    return given or heuristic(*sizes[1:])
+def _sizes(query: Array, keys: Array) -> tuple[int, int, int] | None:
+    """Requests, candidates, length; None if exported with a symbolic one: there is one block."""
+    sizes = (query.shape[0], query.shape[1], keys.shape[1])
+    return sizes if all(isinstance(size, int) for size in sizes) else None
+
+
+def _in_blocks(f: Callable, config: Config | None, query: Array, keys: Array, *rest):
+    """`f(config, query, keys, ...)`, in blocks for the platform unless a config is given."""
+    args = (query, keys, *rest)
+    sizes = _sizes(query, keys)
+    if sizes is None:
+        return f(None, *args)
+    requests, candidates, length = sizes
+    small = heuristic(candidates, length)
+    if config or (requests <= small.requests and candidates <= small.candidates):
+        return f(config or small, *args)
+    large = functools.partial(f, heuristic(candidates, length, SCORES_OF_ACCELERATORS))
+    return jax.lax.platform_dependent(*args, cpu=functools.partial(f, small), default=large)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _attend(mode, config, query, keys, mask, weights):
+    return _in_blocks(functools.partial(_values, mode), config, query, keys, mask, weights)
+
+
+def _values(mode, config, query, keys, mask, weights):
     def block(query, keys, mask):
         keys = jnp.where(mask[..., None], keys, 0).astype(jnp.float32)
 
@@ -101,11 +123,11 @@ def _attend(mode, config, query, keys, mask, weights):
             attention = _normalized(score, mask, mode.normalize)
             if not mode.pooled:
                 return (), attention
-            return (), jnp.einsum("bcl,bld->bcd", attention, keys).astype(query.dtype)
+            return (), _contract(attention.transpose(0, 2, 1), keys).astype(query.dtype)
 
-        return _blocked(part, (query,), config and config.candidates, axis=1)
+        return blocked(part, (query,), config and config.candidates, axis=1)
 
-    return _blocked(block, (query, keys, mask), config and config.requests, axis=0)[1]
+    return blocked(block, (query, keys, mask), config and config.requests, axis=0)[1]
 
 
 def _attend_forward(mode, config, *args):
@@ -113,8 +135,10 @@ def _attend_forward(mode, config, *args):
 
 
 def _attend_backward(mode, config, args, gradient):
-    weights = args[-1]
+    return _in_blocks(functools.partial(_gradients, mode), config, *args, gradient)
 
+
+def _gradients(mode, config, query, keys, mask, weights, gradient):
     def block(query, keys, mask, gradient):
         known = jnp.where(mask[..., None], keys, 0).astype(jnp.float32)
 
@@ -123,13 +147,13 @@ def _attend_backward(mode, config, args, gradient):
             to_query, *sums = _backward(q, known, mask, weights, g, mode)
             return tuple(sums), to_query.astype(query.dtype)
 
-        (to_keys, to_weights), to_query = _blocked(
+        (to_keys, to_weights), to_query = blocked(
             part, (query, gradient), config and config.candidates, axis=1
         )
         return to_weights, (to_query, to_keys.astype(keys.dtype))
 
-    to_weights, (to_query, to_keys) = _blocked(
-        block, (*args[:-1], gradient), config and config.requests, axis=0
+    to_weights, (to_query, to_keys) = blocked(
+        block, (query, keys, mask, gradient), config and config.requests, axis=0
     )
     return to_query, to_keys, None, to_weights
 
@@ -158,7 +182,8 @@ def moments(
 ) -> tuple[tuple[Float[Array, " H"], Float[Array, " H"]], ...]:
     """See `api.moments`."""
     weights = as_float32(weights)
-    config = _config(None, query, keys)
+    sizes = _sizes(query, keys)
+    config = sizes and heuristic(*sizes[1:])
     counted = jnp.ones_like(mask) if stats_include_padding else mask
     known: tuple[Layer, ...] = ()  # The layers below, with their statistics.
     statistics = []
@@ -193,10 +218,10 @@ def _moments_of_blocks(layers, activation, config, query, keys, mask, counted, c
             return _Moments(number, mean, spread), ()
 
         arrays = (query, candidate_mask)
-        return _blocked(part, arrays, config and config.candidates, axis=1, merge=_merged)
+        return blocked(part, arrays, config and config.candidates, axis=1, merge=_merged)
 
     arrays = (query, candidate_mask, keys, mask, counted)
-    return _blocked(block, arrays, config and config.requests, axis=0, merge=_merged)[0]
+    return blocked(block, arrays, config and config.requests, axis=0, merge=_merged)[0]
 
 
 def _merged(a: _Moments, b: _Moments) -> _Moments:
@@ -219,53 +244,26 @@ def _over_devices(
     return mean, spread / number
 
 
-def _blocked(
-    f: Callable,
-    arrays: tuple[Array, ...],
-    size: int | None,
-    *,
-    axis: int,
-    merge: Callable | None = None,
-):
-    """Calls `f(*arrays) -> (merged, stacked)` on slices of at most `size` along `axis`.
-
-    The first results are merged (added, by default), starting from zeros; the second are put
-    side by side. Slices that do not come out even are padded with zeros. No size: one call.
-    """
-    total = arrays[0].shape[axis]
-    if size is None or total <= size:
-        return f(*arrays)
-    least = -(-total // size)
-    # Padding copies everything: better up to twice the blocks, if they come out even.
-    count = min(range(least, 2 * least + 1), key=lambda n: -(-total // n) * n - total)
-    size = -(-total // count)
+def _contract(a: Float[Array, "*lead N I"], b: Float[Array, "*lead N H"]) -> Array:
+    """sum_n a_n b_n^T. Long sums in pieces: in one go, rounding errors would grow with length."""
+    pieces = a.shape[-2] // PIECE if isinstance(a.shape[-2], int) else 0
+    if not pieces:
+        return jnp.swapaxes(a, -1, -2) @ b
+    cut = pieces * PIECE
 
     def split(x):
-        pad = [(0, count * size - total if i == axis else 0) for i in range(x.ndim)]
-        shape = (*x.shape[:axis], count, size, *x.shape[axis + 1 :])
-        return jnp.moveaxis(jnp.pad(x, pad).reshape(shape), axis, 0)
+        return x[..., :cut, :].reshape(*x.shape[:-2], pieces, PIECE, x.shape[-1])
 
-    def join(x):
-        x = jnp.moveaxis(x, 0, axis)
-        x = x.reshape(*x.shape[:axis], count * size, *x.shape[axis + 2 :])
-        return jax.lax.slice_in_dim(x, 0, total, axis=axis)
-
-    def step(merged, block):
-        more, stacked = f(*block)
-        return (merge or _added)(merged, more), stacked
-
-    blocks = tuple(split(x) for x in arrays)
-    shapes = jax.eval_shape(f, *(x[0] for x in blocks))[0]
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    merged, stacked = jax.lax.scan(step, zeros, blocks)
-    return merged, jax.tree.map(join, stacked)
+    whole = jnp.sum(jnp.swapaxes(split(a), -1, -2) @ split(b), axis=-3)
+    return whole + jnp.swapaxes(a[..., cut:, :], -1, -2) @ b[..., cut:, :]
 
 
-def _added(a, b):
-    return jax.tree.map(jnp.add, a, b)
+def _total(x: Float[Array, "*lead N H"]) -> Float[Array, "*lead H"]:
+    """sum_n x_n, likewise."""
+    return _contract(jnp.ones((*x.shape[:-1], 1), x.dtype), x)[..., 0, :]
 
 
-def _factors(kernel: Float[Array, "I H"]) -> tuple[Float[Array, "D H"], ...]:
+def factors(kernel: Float[Array, "I H"]) -> tuple[Float[Array, "D H"], ...]:
     """The parts of the first kernel that meet q, k and q * k."""
     to_q, to_k, to_difference, to_product = jnp.split(kernel, 4)
     return to_q + to_difference, to_k - to_difference, to_product
@@ -274,7 +272,7 @@ def _factors(kernel: Float[Array, "I H"]) -> tuple[Float[Array, "D H"], ...]:
 def _first_layer(query: Float[Array, "B C D"], keys: Float[Array, "B L D"], layer: Layer):
     """`M_q` of all candidates (B, D, C H), and the layer before its activation (B L C, H)."""
     (requests, candidates, width), length = query.shape, keys.shape[1]
-    from_q, from_k, from_product = _factors(layer.kernel)
+    from_q, from_k, from_product = factors(layer.kernel)
     units = from_q.shape[1]
     mixed = from_k[None, :, None] + jnp.einsum("bcd,dh->bdch", query, from_product)
     mixed = mixed.reshape(requests, width, candidates * units)
@@ -329,18 +327,21 @@ def _backward(
         gradient = jnp.einsum("bcd,bld->bcl", gradient, keys)
     (g_score,) = to_score(gradient)
     g_score = g_score.reshape(-1)
-    out_bias = None if weights.out_bias is None else jnp.sum(g_score)
-    out_kernel = g_score @ hidden[-1]
+    out_bias = None if weights.out_bias is None else _total(g_score[:, None])[0]
+    out_kernel = _contract(g_score[:, None], hidden[-1])[0]
     g = g_score[:, None] * weights.out_kernel[None]  # With respect to the current hidden layer.
 
     def through_activation(i, g):
         rest = weights.layers[i]._replace(kernel=None, bias=None)
-        return jax.vjp(lambda x, rest: activate(x, rest, mode.activation), inputs[i], rest)[1](g)
+        rest = jax.tree.map(lambda x: jnp.broadcast_to(x, inputs[i].shape), rest)
+        f = lambda x, rest: activate(x, rest, mode.activation)
+        g, to_rest = jax.vjp(f, inputs[i], rest)[1](g)
+        return g, jax.tree.map(_total, to_rest)
 
     to_layers = []
     for i in reversed(range(1, len(weights.layers))):
         g, to_rest = through_activation(i, g)
-        to_layers.append(to_rest._replace(kernel=hidden[i - 1].T @ g, bias=jnp.sum(g, axis=0)))
+        to_layers.append(to_rest._replace(kernel=_contract(hidden[i - 1], g), bias=_total(g)))
         g = g @ weights.layers[i].kernel.T
     g, to_rest = through_activation(0, g)
     to_query, to_keys_too, kernel, bias = _first_layer_backward(
@@ -360,11 +361,11 @@ def _first_layer_backward(
 ) -> tuple[Float[Array, "B C D"], Float[Array, "B L D"], Float[Array, "4*D H"], Float[Array, " H"]]:
     """Gradients with respect to query, keys, kernel and bias."""
     (requests, candidates, width), length, units = query.shape, keys.shape[1], g.shape[1]
-    from_q, _, from_product = _factors(layer.kernel)
+    from_q, _, from_product = factors(layer.kernel)
     g = g.reshape(requests, length, candidates * units)
     to_keys = jnp.einsum("blx,bdx->bld", g, mixed)
-    to_mixed = jnp.einsum("bld,blx->bdx", keys, g).reshape(requests, width, candidates, units)
-    to_own = jnp.sum(g, axis=1).reshape(requests, candidates, units)
+    to_mixed = _contract(keys, g).reshape(requests, width, candidates, units)
+    to_own = _total(g).reshape(requests, candidates, units)
     to_query = jnp.einsum("bch,dh->bcd", to_own, from_q)
     to_query = to_query + jnp.einsum("bdch,dh->bcd", to_mixed, from_product)
     to_from_q = jnp.einsum("bcd,bch->dh", query, to_own)

@@ -3,17 +3,27 @@ import itertools
 
 import jax
 from jax import export
+from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
 
+from exact_attention import (
+    backpropagated,
+    exact,
+    exact_activation,
+    exact_gradients,
+    exact_scores,
+    float64,
+)
 from recjax.kernels import _dispatch
 from recjax.kernels.target_attention import (
     api,
     attention_scores,
     chunked,
     moments,
+    pallas_tpu,
     target_attention,
 )
 from recjax.kernels.target_attention.cases import CASES, Case
@@ -28,7 +38,9 @@ FEW_MODES = [("prelu", "none"), ("dice", "softmax")]
 
 # In blocks that divide neither 5 requests nor 3 candidates, so that both are padded.
 UNEVEN = chunked.Config(requests=4, candidates=2)
-VERSIONS = {name: entry.fn for name, entry in api.IMPLEMENTATIONS.items()}
+PLAIN = [name for name, entry in api.IMPLEMENTATIONS.items() if entry.kernel is None]
+VERSIONS = {name: api.IMPLEMENTATIONS[name].fn for name in PLAIN}
+VERSIONS["chosen"] = target_attention
 VERSIONS["uneven"] = functools.partial(chunked.target_attention, config=UNEVEN)
 
 
@@ -41,75 +53,6 @@ def pooled_scores(query, keys, mask, weights, **options):
     """Target attention from the scores, which have a backward pass of their own."""
     scores = chunked.attention_scores(query, keys, mask, weights, config=UNEVEN, **options)
     return jnp.einsum("bcl,bld->bcd", scores, jnp.where(mask[..., None], keys, 0))
-
-
-# The definition, in float64 NumPy, one loop per candidate. Shares no code with the package.
-
-
-def exact_activation(x, layer, activation):
-    if activation == "sigmoid":
-        return 1 / (1 + np.exp(-x))
-    if activation == "relu":
-        return np.where(x.real > 0, x, 0)
-    if activation == "prelu":
-        return np.where(x.real > 0, x, layer.alpha * x)
-    p = 1 / (1 + np.exp(-(x - layer.mean) / np.sqrt(layer.variance + 1e-8)))
-    return p * x + (1 - p) * layer.alpha * x
-
-
-def exact_scores(query, keys, mask, weights, activation, normalize):
-    dtype = np.result_type(query, keys, *jax.tree.leaves(weights))  # complex for a gradient
-    out = np.zeros((*query.shape[:2], keys.shape[1]), dtype)
-    for c in range(query.shape[1]):
-        q = np.broadcast_to(query[:, c : c + 1], keys.shape)
-        h = np.concatenate([q, keys, q - keys, q * keys], axis=-1)
-        for layer in weights.layers:
-            h = exact_activation(h @ layer.kernel + layer.bias, layer, activation)
-        score = h @ weights.out_kernel + (0 if weights.out_bias is None else weights.out_bias)
-        if normalize == "none":
-            out[:, c] = score * mask
-            continue
-        for b in range(len(query)):
-            e = np.exp(score[b, mask[b]] - score[b, mask[b]].real.max(initial=-np.inf))
-            out[b, c, mask[b]] = e / e.sum()
-    return out
-
-
-def exact(query, keys, mask, weights, activation, normalize):
-    scores = exact_scores(query, keys, mask, weights, activation, normalize)
-    return np.einsum("bcl,bld->bcd", scores, keys)
-
-
-def float64(query, keys, mask, weights):
-    to = lambda x: np.asarray(x, np.float64)
-    return to(query), to(keys), np.asarray(mask), jax.tree.map(to, weights)
-
-
-def exact_gradients(query, keys, mask, weights, g, activation, normalize):
-    """Of sum(out * g), each entry by a complex step: f(x + ih).imag / h has no cancellation."""
-    step = 1e-30
-
-    def derivative(f, x, index):
-        x = x.astype(np.complex128)
-        x[index] += 1j * step
-        out = exact(*f(x), activation, normalize)
-        return np.sum(out.imag / step * g, axis=-1)  # (B, C)
-
-    to_query, to_keys = np.zeros_like(query), np.zeros_like(keys)
-    for d in range(query.shape[2]):  # All candidates at once: each has its own output.
-        moved = derivative(lambda q: (q, keys, mask, weights), query, np.s_[:, :, d])
-        to_query[:, :, d] = moved
-    for i in np.ndindex(keys.shape[1:]):  # All requests at once, likewise.
-        moved = derivative(lambda k: (query, k, mask, weights), keys, np.s_[:, *i])
-        to_keys[:, *i] = moved.sum(axis=1)
-    leaves, tree = jax.tree.flatten(weights)
-    to_leaves = [np.zeros_like(leaf) for leaf in leaves]
-    for n, leaf in enumerate(leaves):
-        put = lambda x, n=n: tree.unflatten([*leaves[:n], x, *leaves[n + 1 :]])
-        for i in np.ndindex(leaf.shape):
-            moved = derivative(lambda x, put=put: (query, keys, mask, put(x)), leaf, i)
-            to_leaves[n][i] = moved.sum()
-    return to_query, to_keys, tree.unflatten(to_leaves)
 
 
 def clear_of_kinks(args, activation):
@@ -181,16 +124,16 @@ def assert_gradients_close(actual, expected, normalize):
 
 
 # Every mode once; then other shapes, and blocks that are padded, in two modes.
-RUNS = [(version, "ragged", *mode) for version in api.IMPLEMENTATIONS for mode in MODES]
+RUNS = [(version, "ragged", *mode) for version in PLAIN for mode in MODES]
 RUNS += [("uneven", "ragged", *mode) for mode in FEW_MODES]
 RUNS += [("chunked", "long", *mode) for mode in FEW_MODES]
 RUNS += [
     (version, case, *mode)
-    for version in api.IMPLEMENTATIONS
+    for version in PLAIN
     for case in ("one_behaviour", "no_history", "three_layers")
     for mode in FEW_MODES
 ]
-RUNS += [("scores", "ragged", *mode) for mode in FEW_MODES]
+RUNS += [(version, "ragged", *mode) for version in ("chosen", "scores") for mode in FEW_MODES]
 
 
 @pytest.mark.parametrize(("version", "case", "activation", "normalize"), RUNS)
@@ -200,6 +143,35 @@ def test_values_and_gradients_match_definition(version, case, activation, normal
     out, gradients = value_and_gradients(attend, args, g, activation, normalize)
     assert_close(out, exact(*float64(*args), activation, normalize))
     assert_gradients_close(gradients, expected, normalize)
+
+
+@pytest.mark.parametrize(("activation", "normalize"), MODES)
+def test_the_definition_differentiated_twice(activation, normalize):
+    (query, keys, mask, weights), g, expected = gradient_case("ragged", activation, normalize)
+    args = float64(query, keys, mask, weights)
+    got = backpropagated(*args, np.asarray(g, np.float64), activation, normalize)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), got, expected
+    )
+
+
+# No kinks: among so many sums some lie within rounding of zero, where PReLU has two gradients.
+@pytest.mark.parametrize(("activation", "normalize"), [("sigmoid", "none"), ("dice", "softmax")])
+@pytest.mark.parametrize("candidates", [1, 3, 100])
+@pytest.mark.parametrize("length", [0, 1, 7, 100, 1000, 4097])
+def test_any_length(length, candidates, activation, normalize):
+    batch = 4 if length < 1000 else 2
+    case = Case(name="", batch=batch, candidates=candidates, length=length, width=4, units=(6, 4))
+    query, keys, mask, weights = case.inputs()
+    args = query, keys, mask, used(weights, activation, normalize)
+    g = jnp.asarray(np.random.default_rng(1).normal(size=query.shape), "float32")
+    out, gradients = value_and_gradients(target_attention, args, g, activation, normalize)
+    exactly = float64(*args)
+    assert_close(out, exact(*exactly, activation, normalize))
+    expected = backpropagated(*exactly, np.asarray(g, np.float64), activation, normalize)
+    # The weights' are sums over all pairs, of both signs, and cancel: 16 units, as in a softmax.
+    assert_close(gradients[:2], expected[:2], ulps=4 if normalize == "none" else 16)
+    assert_close(flat(gradients[2]), flat(expected[2]), ulps=16)
 
 
 @pytest.mark.parametrize(("activation", "normalize"), MODES)
@@ -564,7 +536,39 @@ def test_a_forced_implementation_never_falls_back():
 
 def test_implementation_is_forced_by_name():
     *args, weights = RAGGED.inputs()
-    for name, entry in api.IMPLEMENTATIONS.items():
-        options = {"activation": "prelu", "normalize": "none"}
+    options = {"activation": "prelu", "normalize": "none"}
+    for name in PLAIN:
         got = target_attention(*args, weights, **options, implementation=name)
-        assert np.array_equal(got, entry.fn(*args, weights, **options))
+        assert np.array_equal(got, api.IMPLEMENTATIONS[name].fn(*args, weights, **options))
+
+
+def test_a_forced_kernel_never_falls_back():
+    options = {"activation": "prelu", "normalize": "none", "implementation": "triton"}
+    *args, weights = RAGGED.inputs()
+    with pytest.raises(NotImplementedError, match="triton"):  # Not installed, or no GPU.
+        target_attention(*args, weights, **options)
+    with pytest.raises(ValueError, match="interpret mode"):  # There is no TPU to run it on.
+        target_attention(*args, weights, **{**options, "implementation": "pallas_tpu"})
+
+
+# The kernel for TPUs, interpreted: memory starts as NaN, and races are found.
+
+
+@pytest.mark.parametrize(("activation", "normalize"), MODES)
+@pytest.mark.parametrize(("length", "candidates"), [(7, 1), (300, 10)])
+def test_the_kernel_for_tpus(length, candidates, activation, normalize):
+    case = Case(name="", batch=3, candidates=candidates, length=length, width=5, units=(6, 4))
+    query, keys, mask, weights = case.inputs()
+    poisoned = jnp.where(mask[..., None], keys, np.nan)
+    interpreter = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
+    out = pallas_tpu.target_attention(
+        query,
+        poisoned,
+        mask,
+        weights,
+        activation=activation,
+        normalize=normalize,
+        config=pallas_tpu.Config(tile=128, candidates=min(candidates, 8)),
+        interpret=interpreter,
+    )
+    assert_close(out, exact(*float64(query, keys, mask, weights), activation, normalize))

@@ -1,0 +1,10 @@
+"""What an op has to do at least. Shared by every op in this package."""
+
+from typing import NamedTuple
+
+
+class Cost(NamedTuple):
+    """Of one call: arithmetic, and inputs and results moved once."""
+
+    flops: int
+    bytes: int

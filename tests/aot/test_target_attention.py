@@ -1,0 +1,151 @@
+"""Target attention compiled for an H100 and for a TPU v5e: registers, memory, and no surprises."""
+
+import functools
+from pathlib import Path
+import re
+import subprocess
+
+import jax
+import jax.numpy as jnp
+import jax_triton  # noqa: F401  It unsets Triton's cache when it is imported.
+import pytest
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from aot.devices import compiled, temporary
+from recjax.kernels.target_attention import pallas_tpu, target_attention, triton_kernels
+from recjax.kernels.target_attention import triton as gpu
+from recjax.kernels.target_attention.cases import Case
+
+MODES = [("prelu", "none"), ("prelu", "softmax"), ("sigmoid", "none"), ("dice", "softmax")]
+TYPES = {"bfloat16": "bf16", "float32": "fp32", "bool": "i1", "int32": "i32"}
+
+
+def abstract(batch, candidates, length, width, dtype, units=(80, 40)):
+    """Shapes only: the arrays would not fit here."""
+    case = Case(name="", batch=1, candidates=1, length=1, width=width, units=units)
+    weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), case.inputs()[3])
+    return (
+        jax.ShapeDtypeStruct((batch, candidates, width), dtype),
+        jax.ShapeDtypeStruct((batch, length, width), dtype),
+        jax.ShapeDtypeStruct((batch, length), bool),
+        weights,
+    )
+
+
+def launches(monkeypatch, args, **options):
+    """What a forward and a backward pass would launch: types, constants and warps by kernel."""
+    found = {}
+
+    def record(name, grid, arrays, *, out, constants, config):
+        shapes = [x if isinstance(x, tuple) else x.shape for x in out]
+        dtypes = [jnp.float32 if isinstance(x, tuple) else x.dtype for x in out]
+        results = tuple(map(jnp.zeros, shapes, dtypes))
+        types = [str(x.dtype) for x in (*arrays, *results)]
+        found[name] = types, constants, config.warps
+        return results
+
+    monkeypatch.setattr(gpu, "_launch", record)
+
+    def both(*args):
+        result, kept = gpu.forward(*args, **options)
+        if gpu.unsupported_backward(*args, **options):
+            return result
+        return gpu.backward(*args, kept, result, **options)
+
+    jax.eval_shape(both, *args)
+    return found
+
+
+def compile_kernel(name, types, constants, warps):
+    """Registers and bytes spilled, on sm_90, by the assembler that comes with Triton."""
+    kernel = getattr(triton_kernels, name)
+    pointers = [x for x in kernel.arg_names if x not in constants]
+    signature = {n: f"*{TYPES[t]}" for n, t in zip(pointers, types, strict=True)}
+    places = {n: kernel.arg_names.index(n) for n in kernel.arg_names}
+    source = ASTSource(
+        fn=kernel,
+        signature={n: signature.get(n, "constexpr") for n in kernel.arg_names},
+        constexprs={(places[n],): value for n, value in constants.items()},
+        attrs={(places[n],): [["tt.divisibility", 16]] for n in pointers},
+    )
+    options = {"num_warps": warps, "num_stages": 2, "ptx_version": 86}
+    binary = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    said = subprocess.run(
+        [assembler, "-v", "-arch=sm_90a", "-o", "/dev/null", "/dev/stdin"],
+        input=binary.asm["ptx"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    spilled = sum(map(int, re.findall(r"(\d+) bytes spill", said)))
+    return int(re.search(r"Used (\d+) registers", said)[1]), spilled
+
+
+@pytest.mark.parametrize("mode", MODES, ids=" ".join)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("candidates", [1, 100])
+def test_kernels_fit_into_registers(monkeypatch, tmp_path, candidates, width, dtype, mode):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    args = abstract(64, candidates, 1024, width, dtype)
+    options = dict(zip(("activation", "normalize"), mode, strict=True))
+    found = launches(monkeypatch, args, **options)
+    left_out = dtype == "float32" and (width > 64 or "dice" in mode)
+    assert len(found) == (1 if left_out else 4)
+    for name, launch in found.items():
+        registers, spilled = compile_kernel(name, *launch)
+        assert registers <= 255 and not spilled, f"{name}: {registers}, spilled {spilled}"
+
+
+def attend(*args):
+    return target_attention(*args, activation="prelu", normalize="none")
+
+
+def attend_and_differentiate(query, keys, mask, weights, **options):
+    def total(query, keys, weights):
+        options_ = {"activation": "prelu", "normalize": "none", **options}
+        return jnp.sum(target_attention(query, keys, mask, weights, **options_), dtype=jnp.float32)
+
+    return jax.value_and_grad(total, (0, 1, 2))(query, keys, weights)
+
+
+LONG = abstract(1024, 1, 51_200, 64, jnp.bfloat16)
+MANY = abstract(16, 100, 51_200, 64, jnp.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("f", "args", "limit"),
+    [
+        (attend, LONG, 64),
+        (attend, MANY, 64),
+        (attend_and_differentiate, LONG, 256),
+        (functools.partial(attend_and_differentiate, implementation="chunked"), LONG, 600),
+    ],
+    ids=["long", "many candidates", "long with gradients", "chunked with gradients"],
+)
+def test_memory_on_an_h100(f, args, limit):
+    """The plain definition needs 86 GB for the first of these shapes."""
+    executable = compiled("cuda", f, *args)
+    assert temporary(executable) <= limit
+    chunked = isinstance(f, functools.partial)
+    assert ("triton_kernel_call" in executable.as_text()) is not chunked
+
+
+@pytest.mark.parametrize("mode", MODES, ids=" ".join)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_memory_on_a_tpu(mode, dtype):
+    """The plain definition needs 48 GB."""
+    options = dict(zip(("activation", "normalize"), mode, strict=True))
+    f = functools.partial(target_attention, **options)
+    executable = compiled("tpu", f, *abstract(64, 96, 8192, 128, dtype))
+    assert temporary(executable) <= 16
+    assert "tpu_custom_call" in executable.as_text()
+
+
+def test_odd_shapes_on_a_tpu():
+    f = functools.partial(pallas_tpu.target_attention, activation="dice", normalize="softmax")
+    for shape in ((3, 1, 1, 20), (2, 3, 100, 64), (2, 13, 1000, 36)):
+        compiled("tpu", f, *abstract(*shape, jnp.float32, units=(36, 20)))

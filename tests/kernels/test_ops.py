@@ -1,0 +1,64 @@
+"""What every op owes."""
+
+import functools
+import importlib
+from pathlib import Path
+import pkgutil
+
+import jax
+import pytest
+
+from recjax import kernels
+from recjax.kernels.augru import augru
+from recjax.kernels.soft_search import soft_search
+from recjax.kernels.target_attention import chunked
+
+OPS = sorted(m.name for m in pkgutil.iter_modules(kernels.__path__) if m.ispkg)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_op_has_a_definition_cases_and_a_test(op):
+    api = importlib.import_module(f"recjax.kernels.{op}.api")
+    cases = importlib.import_module(f"recjax.kernels.{op}.cases").CASES
+    assert list(api.IMPLEMENTATIONS)[-1] == "reference"
+    assert {case.bench for case in cases} == {True, False}
+    assert (Path(__file__).parent / f"test_{op}.py").is_file()
+
+
+# In one block: of a loop, XLA counts one round.
+RUN = {
+    "augru": augru,
+    "soft_search": soft_search,
+    "target_attention": functools.partial(
+        chunked.target_attention,
+        activation="prelu",
+        normalize="none",
+        config=chunked.Config(10**6, 10**6),
+    ),
+}
+
+
+def analysed(op, case):
+    """XLA's own count of floating-point operations; bytes of arguments and results."""
+    options = {"k": case.k} if op == "soft_search" else {}
+    executable = jax.jit(functools.partial(RUN[op], **options)).lower(*case.inputs()).compile()
+    memory = executable.memory_analysis()
+    moved = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return executable.cost_analysis()["flops"], moved
+
+
+SIZES = {
+    "augru": {"units": 32, "length": 1},  # A scan of one step, so that XLA sees no loop.
+    "soft_search": {"k": 5, "length": 200},
+    "target_attention": {"units": (80, 40), "length": 200},
+}
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_cost_is_what_xla_counts(op):
+    cases = importlib.import_module(f"recjax.kernels.{op}.cases")
+    case = cases.Case(name="", batch=2, candidates=3, width=32, **SIZES[op])
+    flops, moved = analysed(op, case)
+    cost = case.cost()
+    assert cost.flops == pytest.approx(flops, rel=0.2)
+    assert cost.bytes == pytest.approx(moved, rel=0.2)
