@@ -32,8 +32,8 @@ parity: $(PARITY)/.ready  ## our models against three libraries for PyTorch, wei
 # jaxtyping's import hook would wrap the kernels, whose source Triton reads.
 aot: PYTEST := $(AOT)/bin/python -m pytest -q -n 2 -o addopts=--import-mode=importlib
 aot: $(AOT)/.ready  ## kernels in their interpreter, and compiled for an H100 and a TPU that are not here
-	TRITON_INTERPRET=1 $(PYTEST) tests/aot/test_interpreted.py
-	$(PYTEST) tests/aot --ignore tests/aot/test_interpreted.py
+	TRITON_INTERPRET=1 $(PYTEST) tests/aot/interpreted
+	$(PYTEST) tests/aot --ignore tests/aot/interpreted
 
 notebooks: $(READY)  ## every notebook from its first cell to its last; the files stay as they are
 	$(BIN)/jupyter execute colab/*.ipynb

@@ -18,9 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..kernels import augru, soft_search, target_attention
+from ..kernels import augru, dot_attention, soft_search, target_attention
 from ..kernels.augru import cases as augru_cases
 from ..kernels.augru.api import IMPLEMENTATIONS as AUGRU
+from ..kernels.dot_attention import cases as dot_attention_cases
+from ..kernels.dot_attention.api import IMPLEMENTATIONS as DOT_ATTENTION
 from ..kernels.soft_search import cases as soft_search_cases
 from ..kernels.soft_search.api import IMPLEMENTATIONS as SOFT_SEARCH
 from ..kernels.target_attention import cases as target_attention_cases
@@ -30,7 +32,7 @@ from .results import Row
 
 METRICS = ["ms", "GFLOP/s", "GB/s", "share of roofline", "units off"]
 REPEATS = 5
-# What the definition of target attention may write down; beyond it is left out.
+# What the definition of an op may write down; beyond it is left out.
 DEFINITION_BYTES = 2**30
 
 
@@ -66,6 +68,15 @@ def _exact_attention(query, keys, mask, weights):
     return out
 
 
+def _exact_dot_attention(query, keys, mask, interval, table):
+    z = np.concatenate([keys, table[interval.astype(int)]], axis=-1)
+    score = np.where(mask[:, None], np.einsum("bqz,blz->bql", query, z), -np.inf)
+    top = np.max(score, axis=-1, keepdims=True)
+    weight = np.where(mask[:, None], np.exp(score - np.where(np.isfinite(top), top, 0)), 0)
+    mass = np.maximum(np.sum(weight, axis=-1, keepdims=True), 1e-300)
+    return np.einsum("bql,blz->bqz", weight / mass, z)
+
+
 def _exact_search(keys, queries, mask, *, k):
     scores = np.where(mask[:, None], np.einsum("bla,bca->bcl", keys, queries), -np.inf)
     best = -np.sort(-scores, axis=-1)[..., :k]
@@ -97,6 +108,13 @@ def workloads() -> list[Workload]:
                 _exact_attention,
             ),
             target_attention_cases.CASES,
+        ),
+        (
+            "dot_attention",
+            lambda case: Op(
+                dot_attention.dot_attention, tuple(DOT_ATTENTION), _exact_dot_attention
+            ),
+            dot_attention_cases.CASES,
         ),
         (
             "soft_search",

@@ -3,7 +3,7 @@
 Pi et al., "Search-based User Interest Modeling with Lifelong Sequential Behavior Data for
 Click-Through Rate Prediction", CIKM 2020, section 3.3, https://arxiv.org/abs/2006.05639.
 Shapes: `B` requests, `C` candidates, `K` events found, `D` width of an item, `E` of a behaviour,
-`Z` of a behaviour with its time interval, `V` of what a head gives.
+`Z` of a behaviour with its time interval, `N` heads, `V` of what a head gives.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from ..kernels.target_attention import normalized
+from ..kernels.dot_attention import dot_attention
 from .embeddings import INIT_STD
 
 INTERVALS = 32
@@ -51,24 +51,27 @@ class ExactSearch(nn.Module):
     @nn.compact
     def __call__(self, query: Float[Array, "B C D"], found: Events) -> list[Float[Array, "B C V"]]:
         """What each head finds; zeros where there is no event."""
-        z = found.vectors
+        width, more = found.vectors.shape[-1], ()
         if self.interval_dim:
             table = self.param(
                 "intervals", nn.initializers.normal(INIT_STD), (INTERVALS, self.interval_dim)
             )
-            apart = jnp.zeros((*z.shape[:-1], self.interval_dim))
-            if found.age is not None:
-                apart = table[interval(found.age)]
-            z = jnp.concatenate([z, apart], axis=-1)
+            # Where ages are not known, no row of the table is meant.
+            unknown = jnp.full(found.mask.shape, -1, jnp.int32)
+            more = (unknown if found.age is None else interval(found.age), table)
+            width += self.interval_dim
         glorot = nn.initializers.glorot_uniform()
-        heads = []
+        asked = []
         for i in range(self.heads):
             w_a = self.param(f"w_a_{i}", glorot, (query.shape[-1], self.head_dim))
-            w_b = self.param(f"w_b_{i}", starting_as(w_a), (z.shape[-1], self.head_dim))
-            head = attend((query @ w_a) @ w_b.T, z, found.mask)
-            if self.project_value:
-                head = head @ self.param(f"w_v_{i}", glorot, (z.shape[-1], self.head_dim))
-            heads.append(head)
+            w_b = self.param(f"w_b_{i}", starting_as(w_a), (width, self.head_dim))
+            asked.append((query @ w_a) @ w_b.T)
+        heads = attend(jnp.stack(asked, axis=2), found, *more)
+        if self.project_value:
+            w_v = [
+                self.param(f"w_v_{i}", glorot, (width, self.head_dim)) for i in range(self.heads)
+            ]
+            heads = [head @ w for head, w in zip(heads, w_v, strict=True)]
         return heads
 
 
@@ -87,14 +90,17 @@ def starting_as(query_kernel: Float[Array, "D A"]) -> Callable[..., Float[Array,
 
 
 def attend(
-    query: Float[Array, "B C Z"], keys: Float[Array, "B C K Z"], mask: Bool[Array, "B C K"]
-) -> Float[Array, "B C Z"]:
-    """sum_j softmax_j(q . z_j) z_j over the real events; zeros without one.
-
-    The query comes as W_b^T W_a q, so that no projected key is ever built.
-    """
-    score = jnp.einsum("bcz,bckz->bck", query, keys)
-    return jnp.einsum("bck,bckz->bcz", normalized(score, mask, "softmax"), keys)
+    query: Float[Array, "B C N Z"],
+    found: Events,
+    intervals: Int[Array, "B C K"] | None = None,
+    table: Float[Array, "I T"] | None = None,
+) -> list[Float[Array, "B C Z"]]:
+    """What each head finds among a candidate's own events: every candidate is a request."""
+    merged = lambda x: x.reshape(-1, *x.shape[2:])
+    more = () if intervals is None else (merged(intervals), table)
+    out = dot_attention(merged(query), merged(found.vectors), merged(found.mask), *more)
+    out = out.reshape(query.shape)
+    return [out[:, :, i] for i in range(query.shape[2])]
 
 
 def interval(age: Int[Array, "*lead"]) -> Int[Array, "*lead"]:

@@ -1,8 +1,8 @@
 """DIN's target attention: an activation unit scores each behaviour against each candidate."""
 
+from .._mask import normalized as normalized
 from .api import attention_scores as attention_scores
 from .api import moments as moments
 from .api import target_attention as target_attention
 from .reference import Layer as Layer
 from .reference import Weights as Weights
-from .reference import normalized as normalized

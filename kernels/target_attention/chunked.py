@@ -24,7 +24,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._blocks import blocked
-from .reference import Activation, Layer, Normalize, Weights, activate, as_float32, normalized
+from .._mask import normalized
+from .reference import Activation, Layer, Normalize, Weights, activate, as_float32
 
 PIECE = 128  # Rows that are summed in one go.
 

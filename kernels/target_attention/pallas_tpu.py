@@ -16,11 +16,12 @@ import jax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from .._dispatch import Kernel, asked_precision
+from .._mask import MASKED, real_range
 from .chunked import factors
-from .reference import MASKED, Activation, Layer, Normalize, Weights, activate, as_float32
+from .reference import Activation, Layer, Normalize, Weights, activate, as_float32
 
 LANES = 128
 SUBLANES = 8
@@ -118,7 +119,7 @@ def target_attention(
         ),
         interpret=interpret,
         name="target_attention",
-    )(_ends(mask), query, keys, mask[:, None].astype(jnp.int32), *columns)
+    )(real_range(mask), query, keys, mask[:, None].astype(jnp.int32), *columns)
 
 
 class _Columns(NamedTuple):
@@ -162,13 +163,6 @@ def _of_units(layer: Layer) -> tuple[Array, Array, Array, Array]:
     none = jnp.zeros_like(layer.bias)
     column = lambda x: (none if x is None else x)[:, None]
     return column(layer.bias), column(layer.alpha), column(layer.mean), column(layer.variance)
-
-
-def _ends(mask: Bool[Array, "B L"]) -> Int[Array, "B 2"]:
-    """Where the real keys of a request begin and end; 0, 0 without any."""
-    first, last = jnp.argmax(mask, axis=1), mask.shape[1] - jnp.argmax(mask[:, ::-1], axis=1)
-    ends = jnp.where(mask.any(axis=1)[:, None], jnp.stack([first, last], axis=1), 0)
-    return ends.astype(jnp.int32)
 
 
 def _precision(dtype) -> jax.lax.Precision | None:

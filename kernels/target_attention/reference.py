@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-Activation = Literal["prelu", "sigmoid", "relu", "dice"]
-Normalize = Literal["none", "softmax"]
+from .._mask import Normalize as Normalize
+from .._mask import normalized
 
-# Far below any score, and still finite after another is added to it or it is subtracted.
-MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
+Activation = Literal["prelu", "sigmoid", "relu", "dice"]
 DICE_EPSILON = 1e-8
 
 
@@ -105,15 +104,6 @@ def activate(
     centred = x - jnp.broadcast_to(layer.mean, x.shape)
     p = jax.nn.sigmoid(centred * jnp.broadcast_to(scale, x.shape))
     return p * x + (1 - p) * below
-
-
-def normalized(
-    score: Float[Array, "... L"], mask: Bool[Array, "... L"], normalize: Normalize
-) -> Float[Array, "... L"]:
-    """Scores to attention weights, over the last axis. An all-masked row gives zeros."""
-    if normalize == "softmax":
-        score = jax.nn.softmax(jnp.where(mask, score, MASKED), axis=-1)
-    return jnp.where(mask, score, 0)
 
 
 def as_float32(weights: Weights) -> Weights:

@@ -12,24 +12,23 @@ float32 products are made of TF32 ones: of one each by default, of three each un
 
 import dataclasses
 import functools
-import importlib.util
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float
 
+from .. import _triton
 from .._blocks import blocked
-from .._dispatch import Kernel, asked_precision
+from .._dispatch import Kernel
+from .._mask import real_range
+from .._triton import padded
 from .chunked import factors
 from .reference import DICE_EPSILON, Activation, Layer, Normalize, Weights, as_float32
 
 MAX_WIDTH = 128
 MAX_UNITS = (80, 64)
 MAX_SINGLE_WIDTH = 64  # Of float32 in the backward pass: what fits into registers on sm_90.
-HOPPER = 90
-# Programs that fill 132 multiprocessors several times over.
-PROGRAMS = 1024
 BLOCK_BYTES = 2**26
 
 
@@ -61,13 +60,9 @@ def unsupported(
 ) -> str | None:
     """Why the kernels cannot run these arguments."""
     del mask, activation, normalize
-    if reason := _missing():
+    width = query.shape[2]
+    if reason := _triton.refusal(*query.shape[:2], keys.shape[1]):
         return reason
-    (requests, candidates, width), length = query.shape, keys.shape[1]
-    if not all(isinstance(size, int) for size in (requests, candidates, length)):
-        return f"a launch needs known sizes, got {(requests, candidates, length)}"
-    if not requests * candidates * length:
-        return f"nothing to do for {(requests, candidates, length)}"
     if width > MAX_WIDTH:
         return f"width must be <= {MAX_WIDTH}, got {width}"
     units = tuple(layer.bias.shape[0] for layer in weights.layers)
@@ -81,22 +76,9 @@ def unsupported_backward(query, keys, mask, weights, *, activation, normalize) -
     if keys.dtype == jnp.float32:
         if activation == "dice" or query.shape[2] > MAX_SINGLE_WIDTH:
             return f"float32 with Dice or wider than {MAX_SINGLE_WIDTH} does not fit into registers"
-        if _precision(keys.dtype) == "tf32x3":
+        if _triton.precision(keys.dtype) == "tf32x3":
             return "float32 at the highest precision does not fit into registers"
     return unsupported(query, keys, mask, weights, activation=activation, normalize=normalize)
-
-
-@functools.cache
-def _missing() -> str | None:
-    """What is not installed."""
-    absent = [name for name in ("triton", "jax_triton") if importlib.util.find_spec(name) is None]
-    if absent:
-        return f"not installed: {', '.join(absent)} (see recjax[gpu])"
-    try:
-        import jax_triton  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except (ImportError, AttributeError) as e:  # Without JAX's CUDA plugin.
-        return f"jax_triton cannot be imported: {e}"
-    return None
 
 
 def heuristic(
@@ -111,12 +93,11 @@ def heuristic(
     tile = 32 if keys.dtype == jnp.float32 else 64
     if backward:
         tile = 16 if activation == "dice" else tile // 2
-    busy = -(-PROGRAMS // (requests * candidates))
-    parts = max(1, min(busy, keys.shape[1] // (8 * tile)))
+    parts = _triton.parts(requests * candidates, keys.shape[1] // tile)
     # Bytes per candidate: M_q, and in the backward pass M_q's gradient and the second layer's.
-    held = MAX_UNITS[0] * _padded(width) * keys.dtype.itemsize
+    held = MAX_UNITS[0] * padded(width) * keys.dtype.itemsize
     if backward:
-        held += parts * 4 * MAX_UNITS[0] * (_padded(width) + MAX_UNITS[1])
+        held += parts * 4 * MAX_UNITS[0] * (padded(width) + MAX_UNITS[1])
     return Config(tile, 4, parts, max(1, min(2**15, BLOCK_BYTES // (held * candidates))))
 
 
@@ -148,7 +129,7 @@ def forward(
         pooled, top, total = _launch(
             "forward",
             (lead[1], lead[0], lead[2]),
-            _history(keys, mask) + _cast(prepared, keys.dtype),
+            (keys, mask, real_range(mask)) + _cast(prepared, keys.dtype),
             out=((*lead, sizes.padded_width), lead, lead),
             constants=_constants(sizes, config, activation, soft, keys, lead),
             config=config,
@@ -189,7 +170,7 @@ def backward(
         lead = (*query.shape[:2], config.parts)
         prepared, pull = jax.vjp(functools.partial(_prepare, sizes, activation), query, rest)
         delta = jnp.sum(gradient.astype(jnp.float32) * found, axis=-1)
-        arrays = _history(keys, mask) + _cast(prepared, keys.dtype)
+        arrays = (keys, mask, real_range(mask)) + _cast(prepared, keys.dtype)
         arrays += (gradient.astype(keys.dtype), log_mass, delta)
         constants = _constants(sizes, config, activation, soft, keys, lead)
         call = functools.partial(_launch, arrays=arrays, constants=constants, config=config)
@@ -238,18 +219,13 @@ class _Sizes(NamedTuple):
         """Those of some arguments."""
         first, second = (layer.bias.shape[0] for layer in weights.layers)
         part_a = max(16, 1 << (first.bit_length() - 1))
-        part_b = _padded(max(first - part_a, 1))
-        return cls(query.shape[2], _padded(query.shape[2]), part_a, part_b, _padded(second))
+        part_b = padded(max(first - part_a, 1))
+        return cls(query.shape[2], padded(query.shape[2]), part_a, part_b, padded(second))
 
     @property
     def units(self) -> int:
         """Of the first layer, padded."""
         return self.part_a + self.part_b
-
-
-def _padded(size: int) -> int:
-    """The power of two >= 16 that holds `size`."""
-    return max(16, 1 << (size - 1).bit_length())
 
 
 class _Prepared(NamedTuple):
@@ -314,20 +290,6 @@ def _cast(prepared: _Prepared, dtype) -> tuple[Array, ...]:
     return tuple(prepared._replace(mixed=mixed, w2=w2))
 
 
-def _history(keys: Array, mask: Array) -> tuple[Array, Array, Int[Array, "B 2"]]:
-    """Keys, mask, and where the real keys of a request begin and end; 0, 0 without any."""
-    length = mask.shape[1]
-    first, last = jnp.argmax(mask, axis=1), length - jnp.argmax(mask[:, ::-1], axis=1)
-    ends = jnp.where(mask.any(axis=1)[:, None], jnp.stack([first, last], axis=1), 0)
-    return keys, mask, ends.astype(jnp.int32)
-
-
-def _precision(dtype) -> str:
-    """Of float32 products."""
-    exact = asked_precision() in ("highest", "float32")
-    return "tf32x3" if exact and dtype == jnp.float32 else "tf32"
-
-
 def _constants(sizes, config, activation, soft, keys, lead) -> dict[str, int | str | bool]:
     """The constants of a kernel."""
     return {
@@ -342,42 +304,13 @@ def _constants(sizes, config, activation, soft, keys, lead) -> dict[str, int | s
         "BL": config.tile,
         "ACT": ("sigmoid", "relu", "prelu", "dice").index(activation),
         "SOFT": soft,
-        "PREC": _precision(keys.dtype),
+        "PREC": _triton.precision(keys.dtype),
     }
 
 
-def _launch(
-    name: str,
-    grid: tuple[int, ...],
-    arrays: tuple[Shaped[Array, "..."], ...],
-    *,
-    out: tuple,
-    constants: dict[str, int | str | bool],
-    config: Config,
-) -> tuple[Array, ...]:
-    """Calls one kernel. `out` holds shapes, of float32 arrays, or arrays like those wanted."""
-    import jax_triton  # pyright: ignore[reportMissingImports]
-
+def _launch(name: str, grid, arrays, *, out, constants, config: Config) -> tuple[Array, ...]:
+    """Calls the kernel of this name; see `_triton.launch`."""
     from . import triton_kernels
 
-    shapes = [
-        jax.ShapeDtypeStruct(*((x, jnp.float32) if isinstance(x, tuple) else (x.shape, x.dtype)))
-        for x in out
-    ]
-
-    @jax.custom_batching.sequential_vmap  # jax-triton itself has no rule for vmap.
-    def call(*arrays):
-        return tuple(
-            jax_triton.triton_call(
-                *arrays,
-                kernel=getattr(triton_kernels, name),
-                out_shape=shapes,
-                grid=grid,
-                num_warps=config.warps,
-                num_stages=2,
-                compute_capability=None if jax.default_backend() == "gpu" else HOPPER,
-                **constants,
-            )
-        )
-
-    return call(*arrays)
+    kernel = getattr(triton_kernels, name)
+    return _triton.launch(kernel, grid, arrays, out=out, constants=constants, warps=config.warps)

@@ -20,6 +20,8 @@ the precision of float32 products.
 import triton
 import triton.language as tl
 
+from .._tiles import part_of, tile
+
 ACTIVATIONS = ("sigmoid", "relu", "prelu", "dice")
 
 
@@ -41,9 +43,9 @@ def forward(
     bias = tl.load(b3)
     found = tl.zeros((DP,), tl.float32)
     most, mass = -2.0e38, 0.0
-    low, high = _range(ends, b, s, S, BL)
+    low, high = part_of(ends, b, s, S, BL)
     for i in range(low, high):
-        k, real, _, _ = _tile(keys, mask, b, i, d, L, D, BL)
+        k, real, _, _ = tile(keys, mask, b, i, d, L, D, BL)
         _, _, _, _, v = _hidden(k, ma, mb, owna, ownb, p1a, p1b, wa, wb, b2_, ACT, PREC, T)
         score = tl.sum(_activate(v, p2, ACT) * w3_[:, None], 0) + bias
         if SOFT:
@@ -78,10 +80,10 @@ def backward_keys(
     d = tl.arange(0, DP)
     p1a, p1b, p2, wa, wb, b2_, w3_ = _other_weights(act1, act2, w2, b2, w3, HA, HB, G, T)
     bias = tl.load(b3)
-    low, high = _range(ends, b, 0, 1, BL)
+    low, high = part_of(ends, b, 0, 1, BL)
     share = tl.cdiv(tl.cdiv(L, BL), S)
     for i in range(s * share, tl.minimum((s + 1) * share, tl.cdiv(L, BL))):
-        k, real, at, inside = _tile(keys, mask, b, i, d, L, D, BL)
+        k, real, at, inside = tile(keys, mask, b, i, d, L, D, BL)
         dk = tl.zeros((DP, BL), tl.float32)
         candidates = tl.where((i >= low) & (i < high), C, 0)
         for c in range(candidates):
@@ -127,9 +129,9 @@ def backward_first(
     downa, downb = tl.zeros((HA,), tl.float32), tl.zeros((HB,), tl.float32)
     alphaa, scalea, shifta = downa, downa, downa
     alphab, scaleb, shiftb = downb, downb, downb
-    low, high = _range(ends, b, s, S, BL)
+    low, high = part_of(ends, b, s, S, BL)
     for i in range(low, high):
-        k, real, _, _ = _tile(keys, mask, b, i, d, L, D, BL)
+        k, real, _, _ = tile(keys, mask, b, i, d, L, D, BL)
         xa, xb, _, _, v = _hidden(k, ma, mb, owna, ownb, p1a, p1b, wa, wb, b2_, ACT, PREC, T)
         _, _, _, dv = _score_gradient(k, real, g, v, p2, w3_, bias, mass, drop, ACT, SOFT)
         dv = dv.to(T)
@@ -181,9 +183,9 @@ def backward_second(
     dwa, dwb = tl.zeros((G, HA), tl.float32), tl.zeros((G, HB), tl.float32)
     db2, dw3, db3 = tl.zeros((G,), tl.float32), tl.zeros((G,), tl.float32), 0.0
     alpha, scale, shift = db2, db2, db2
-    low, high = _range(ends, b, s, S, BL)
+    low, high = part_of(ends, b, s, S, BL)
     for i in range(low, high):
-        k, real, _, _ = _tile(keys, mask, b, i, d, L, D, BL)
+        k, real, _, _ = tile(keys, mask, b, i, d, L, D, BL)
         _, _, ya, yb, v = _hidden(k, ma, mb, owna, ownb, p1a, p1b, wa, wb, b2_, ACT, PREC, T)
         _, ds, dz, dv = _score_gradient(k, real, g, v, p2, w3_, bias, mass, drop, ACT, SOFT)
         dw3 += tl.sum(ds[None, :] * _activate(v, p2, ACT), 1)
@@ -205,25 +207,6 @@ def backward_second(
     tl.store(mine + u, alpha)
     tl.store(mine + G + u, scale)
     tl.store(mine + 2 * G + u, shift)
-
-
-@triton.jit
-def _range(ends, b, s, S: tl.constexpr, BL: tl.constexpr):
-    """The tiles of part s: those between the first and the last real key, evenly shared."""
-    low = tl.load(ends + 2 * b) // BL
-    high = tl.cdiv(tl.load(ends + 2 * b + 1), BL)
-    share = tl.cdiv(tl.maximum(high - low, 0), S)
-    return low + s * share, tl.minimum(low + (s + 1) * share, high)
-
-
-@triton.jit
-def _tile(keys, mask, b, i, d, L: tl.constexpr, D: tl.constexpr, BL: tl.constexpr):
-    """The i-th tile of a request's keys, zeros where masked; which are real; where they lie."""
-    t = i * BL + tl.arange(0, BL)
-    real = tl.load(mask + b * L + t, mask=t < L, other=0) != 0
-    at = (b * L + t)[:, None] * D + d[None, :]
-    k = tl.load(keys + at, mask=real[:, None] & (d < D)[None, :], other=0.0)
-    return k, real, at, (t < L)[:, None] & (d < D)[None, :]
 
 
 @triton.jit

@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recjax.kernels.target_attention import triton_kernels
-
 
 class Pointer:
     """As much of a torch tensor as the interpreter asks for: memory that it reads and writes."""
@@ -65,20 +63,25 @@ class Pointer:
             self.array[...] = other.array
 
 
-def launch(name, grid, arrays, *, out, constants, config):
-    """In place of `triton._launch`: what a kernel does not write stays NaN."""
-    del config
-    shapes = [
-        jax.ShapeDtypeStruct(x, jnp.float32)
-        if isinstance(x, tuple)
-        else jax.ShapeDtypeStruct(x.shape, x.dtype)
-        for x in out
-    ]
+def launcher(kernels):
+    """In place of a `_launch` that takes its kernels from this module."""
 
-    def run(*arrays):
-        results = [np.full(x.shape, np.nan, x.dtype) for x in shapes]
-        held = [np.ascontiguousarray(x) for x in arrays]
-        getattr(triton_kernels, name)[grid](*map(Pointer, [*held, *results]), **constants)
-        return results
+    def launch(name, grid, arrays, *, out, constants, config):
+        del config
+        shapes = [
+            jax.ShapeDtypeStruct(x, jnp.float32)
+            if isinstance(x, tuple)
+            else jax.ShapeDtypeStruct(x.shape, x.dtype)
+            for x in out
+        ]
 
-    return tuple(jax.pure_callback(run, shapes, *arrays))
+        def run(*arrays):
+            # What a kernel does not write stays NaN.
+            results = [np.full(x.shape, np.nan, x.dtype) for x in shapes]
+            held = [np.ascontiguousarray(x) for x in arrays]
+            getattr(kernels, name)[grid](*map(Pointer, [*held, *results]), **constants)
+            return results
+
+        return tuple(jax.pure_callback(run, shapes, *arrays))
+
+    return launch

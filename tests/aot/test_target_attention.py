@@ -1,25 +1,18 @@
 """Target attention compiled for an H100 and for a TPU v5e: registers, memory, and no surprises."""
 
 import functools
-from pathlib import Path
-import re
-import subprocess
 
 import jax
 import jax.numpy as jnp
-import jax_triton  # noqa: F401  It unsets Triton's cache when it is imported.
 import pytest
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 from aot.devices import compiled, temporary
+from aot.registers import kernels_launched, used
 from recjax.kernels.target_attention import pallas_tpu, target_attention, triton_kernels
 from recjax.kernels.target_attention import triton as gpu
 from recjax.kernels.target_attention.cases import Case
 
 MODES = [("prelu", "none"), ("prelu", "softmax"), ("sigmoid", "none"), ("dice", "softmax")]
-TYPES = {"bfloat16": "bf16", "float32": "fp32", "bool": "i1", "int32": "i32"}
 
 
 def abstract(batch, candidates, length, width, dtype, units=(80, 40)):
@@ -34,56 +27,6 @@ def abstract(batch, candidates, length, width, dtype, units=(80, 40)):
     )
 
 
-def launches(monkeypatch, args, **options):
-    """What a forward and a backward pass would launch: types, constants and warps by kernel."""
-    found = {}
-
-    def record(name, grid, arrays, *, out, constants, config):
-        shapes = [x if isinstance(x, tuple) else x.shape for x in out]
-        dtypes = [jnp.float32 if isinstance(x, tuple) else x.dtype for x in out]
-        results = tuple(map(jnp.zeros, shapes, dtypes))
-        types = [str(x.dtype) for x in (*arrays, *results)]
-        found[name] = types, constants, config.warps
-        return results
-
-    monkeypatch.setattr(gpu, "_launch", record)
-
-    def both(*args):
-        result, kept = gpu.forward(*args, **options)
-        if gpu.unsupported_backward(*args, **options):
-            return result
-        return gpu.backward(*args, kept, result, **options)
-
-    jax.eval_shape(both, *args)
-    return found
-
-
-def compile_kernel(name, types, constants, warps):
-    """Registers and bytes spilled, on sm_90, by the assembler that comes with Triton."""
-    kernel = getattr(triton_kernels, name)
-    pointers = [x for x in kernel.arg_names if x not in constants]
-    signature = {n: f"*{TYPES[t]}" for n, t in zip(pointers, types, strict=True)}
-    places = {n: kernel.arg_names.index(n) for n in kernel.arg_names}
-    source = ASTSource(
-        fn=kernel,
-        signature={n: signature.get(n, "constexpr") for n in kernel.arg_names},
-        constexprs={(places[n],): value for n, value in constants.items()},
-        attrs={(places[n],): [["tt.divisibility", 16]] for n in pointers},
-    )
-    options = {"num_warps": warps, "num_stages": 2, "ptx_version": 86}
-    binary = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
-    said = subprocess.run(
-        [assembler, "-v", "-arch=sm_90a", "-o", "/dev/null", "/dev/stdin"],
-        input=binary.asm["ptx"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stderr
-    spilled = sum(map(int, re.findall(r"(\d+) bytes spill", said)))
-    return int(re.search(r"Used (\d+) registers", said)[1]), spilled
-
-
 @pytest.mark.parametrize("mode", MODES, ids=" ".join)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("width", [64, 128])
@@ -92,11 +35,18 @@ def test_kernels_fit_into_registers(monkeypatch, tmp_path, candidates, width, dt
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     args = abstract(64, candidates, 1024, width, dtype)
     options = dict(zip(("activation", "normalize"), mode, strict=True))
-    found = launches(monkeypatch, args, **options)
+
+    def both(*args):
+        result, kept = gpu.forward(*args, **options)
+        if gpu.unsupported_backward(*args, **options):
+            return result
+        return gpu.backward(*args, kept, result, **options)
+
+    found = kernels_launched(monkeypatch, gpu, both, args)
     left_out = dtype == "float32" and (width > 64 or "dice" in mode)
     assert len(found) == (1 if left_out else 4)
     for name, launch in found.items():
-        registers, spilled = compile_kernel(name, *launch)
+        registers, spilled = used(triton_kernels, name, *launch)
         assert registers <= 255 and not spilled, f"{name}: {registers}, spilled {spilled}"
 
 

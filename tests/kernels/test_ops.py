@@ -10,6 +10,7 @@ import pytest
 
 from recjax import kernels
 from recjax.kernels.augru import augru
+from recjax.kernels.dot_attention import reference
 from recjax.kernels.soft_search import soft_search
 from recjax.kernels.target_attention import chunked
 
@@ -28,6 +29,7 @@ def test_every_op_has_a_definition_cases_and_a_test(op):
 # In one block: of a loop, XLA counts one round.
 RUN = {
     "augru": augru,
+    "dot_attention": reference.dot_attention,
     "soft_search": soft_search,
     "target_attention": functools.partial(
         chunked.target_attention,
@@ -49,6 +51,7 @@ def analysed(op, case):
 
 SIZES = {
     "augru": {"units": 32, "length": 1},  # A scan of one step, so that XLA sees no loop.
+    "dot_attention": {"heads": 2, "intervals": 8, "interval_width": 4, "length": 200},
     "soft_search": {"k": 5, "length": 200},
     "target_attention": {"units": (80, 40), "length": 200},
 }

@@ -1,7 +1,6 @@
 """The Triton kernels of target attention in Triton's interpreter, against float64."""
 
 import functools
-import os
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +10,9 @@ import pytest
 from aot import interpreter
 from exact_attention import backpropagated, exact, float64
 from recjax.kernels.target_attention import triton as gpu
+from recjax.kernels.target_attention import triton_kernels
 from recjax.kernels.target_attention.cases import Case
 from testing import assert_close
-
-pytestmark = pytest.mark.skipif(
-    os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1 from the start"
-)
 
 # Candidates, length, width, units, activation, normalize; then tile, parts, requests at a time.
 CASES = [
@@ -31,10 +27,10 @@ CASES = [
 @pytest.fixture
 def launches(monkeypatch):
     """Arrays may be tampered with on their way, by name of kernel."""
-    tamper = {}
+    tamper, interpreted = {}, interpreter.launcher(triton_kernels)
 
     def launch(name, grid, arrays, **rest):
-        return interpreter.launch(name, grid, tamper.get("arrays", tuple)(arrays), **rest)
+        return interpreted(name, grid, tamper.get("arrays", tuple)(arrays), **rest)
 
     monkeypatch.setattr(gpu, "_launch", launch)
     return tamper

@@ -1,0 +1,180 @@
+"""Dot attention on TPUs, in Pallas. There is no kernel for the backward pass: the chunked form
+computes everything again.
+
+A request's keys pass through VMEM tile by tile, and a block of queries meets each; tiles before the
+first real key and after the last are neither copied nor looked at. What the queries say to each
+row of the table of intervals is computed outside, and reaches the keys through one-hot columns.
+"""
+
+import dataclasses
+import functools
+
+import jax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from .._dispatch import Kernel, asked_precision
+from .._mask import MASKED, real_range
+
+LANES = 128
+SUBLANES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How the work is cut: performance only, never semantics.
+
+    Attributes:
+      tile: keys at a time, a multiple of 128.
+      queries: per block; a multiple of 8, or all of them.
+    """
+
+    tile: int
+    queries: int
+
+
+def unsupported(query, keys, mask, interval=None, table=None) -> str | None:
+    """Why the kernel cannot run these arguments."""
+    del mask, interval
+    sizes = (*query.shape[:2], keys.shape[1])
+    if not all(isinstance(size, int) for size in sizes):
+        return f"a grid needs known sizes, got {sizes}"
+    if not all(sizes):
+        return f"nothing to do for {sizes}"
+    if keys.shape[2] > 512 or (table is not None and table.shape[0] > 256):
+        return f"needs widths <= 512 and at most 256 intervals, got {keys.shape[2]}"
+    return None
+
+
+def heuristic(query: Float[Array, "B Q Z"], keys: Float[Array, "B L E"]) -> Config:
+    """A decent config without measuring."""
+    queries, length = query.shape[1], keys.shape[1]
+    return Config(min(512, -(-length // LANES) * LANES), min(queries, 128))
+
+
+def dot_attention(
+    query: Float[Array, "B Q Z"],
+    keys: Float[Array, "B L E"],
+    mask: Bool[Array, "B L"],
+    interval: Int[Array, "B L"] | None = None,
+    table: Float[Array, "I T"] | None = None,
+    *,
+    config: Config | None = None,
+    interpret: bool | pltpu.InterpretParams = False,
+) -> Float[Array, "B Q Z"]:
+    """See `api.dot_attention`; without a derivative. `config` overrides the heuristic."""
+    config = config or heuristic(query, keys)
+    (requests, queries, _), (length, width) = query.shape, keys.shape[1:]
+    tile, block = config.tile, config.queries
+    rows = SUBLANES if table is None else -(-table.shape[0] // SUBLANES) * SUBLANES
+    said = jnp.zeros((requests, queries, rows))
+    if table is not None:
+        weights = jnp.pad(table.astype(jnp.float32), ((0, rows - table.shape[0]), (0, 0)))
+        said = query[..., width:].astype(jnp.float32) @ weights.T
+    # Masked behaviours and those without an interval have none: -1 is in no row.
+    index = jnp.zeros(mask.shape, jnp.int32) if interval is None else interval
+    index = jnp.where(mask, jnp.where((index >= 0) & (index < rows), index, rows), -1)
+
+    def live(b, i, ends):
+        """The i-th tile, or the nearest that has a real key and so is there already."""
+        low = jax.lax.div(ends[b, 0], tile)
+        high = jax.lax.div(ends[b, 1] + (tile - 1), tile)
+        return jnp.clip(i, low, jnp.maximum(high - 1, low))
+
+    of_queries = lambda size: pl.BlockSpec((1, block, size), lambda b, n, i, ends: (b, n, 0))
+    found, spread = pl.pallas_call(
+        functools.partial(_kernel, table is not None, _precision(keys.dtype)),
+        out_shape=(
+            jax.ShapeDtypeStruct((requests, queries, width), jnp.float32),
+            jax.ShapeDtypeStruct((requests, queries, rows), jnp.float32),
+        ),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=1,
+            grid=(requests, pl.cdiv(queries, block), pl.cdiv(length, tile)),
+            in_specs=[
+                of_queries(width),
+                of_queries(rows),
+                pl.BlockSpec((1, tile, width), lambda b, n, i, ends: (b, live(b, i, ends), 0)),
+                pl.BlockSpec((1, 1, tile), lambda b, n, i, ends: (b, 0, live(b, i, ends))),
+            ],
+            out_specs=(of_queries(width), of_queries(rows)),
+            scratch_shapes=[
+                pltpu.VMEM((block, width), jnp.float32),
+                pltpu.VMEM((block, rows), jnp.float32),
+                pltpu.VMEM((block, 1), jnp.float32),
+                pltpu.VMEM((block, 1), jnp.float32),
+            ],
+        ),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "arbitrary")
+        ),
+        interpret=interpret,
+        name="dot_attention",
+    )(real_range(mask), query[..., :width], said, keys, index[:, None])
+    if table is not None:
+        found = jnp.concatenate([found, spread[..., : len(table)] @ table.astype("float32")], -1)
+    return found.astype(keys.dtype)
+
+
+def _precision(dtype) -> jax.lax.Precision | None:
+    """Of products: what is asked for, where it makes a difference."""
+    asked = asked_precision()
+    return jax.lax.Precision(asked) if asked and dtype == jnp.float32 else None
+
+
+def _kernel(intervals, precision, ends, query, said, keys, index, *refs):
+    """One tile of keys against a block of queries."""
+    found_out, spread_out, found, spread, most, mass = refs
+    b, i, tile = pl.program_id(0), pl.program_id(2), keys.shape[1]
+
+    @pl.when(i == 0)
+    def _start():
+        found[...], spread[...] = jnp.zeros_like(found), jnp.zeros_like(spread)
+        most[...], mass[...] = jnp.full_like(most, MASKED), jnp.zeros_like(mass)
+
+    @pl.when((ends[b, 0] < (i + 1) * tile) & (i * tile < ends[b, 1]))
+    def _meet():
+        # Beyond the history there is nothing, not even zeros; masked keys may hold anything.
+        t = i * tile + jax.lax.broadcasted_iota(jnp.int32, (1, tile), 1)
+        real = (index[0] >= 0) & (t < ends[b, 1])
+        column = jnp.broadcast_to(real.astype(jnp.float32), (SUBLANES, tile)).T[:, :1]
+        k = jnp.where(column > 0, keys[0], 0).astype(keys.dtype)
+        row = jax.lax.broadcasted_iota(jnp.int32, (spread.shape[1], tile), 0)
+        hot = ((row == index[0]) & real).astype(jnp.float32)
+        dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+        rows, columns = ((1,), (0,)), ((1,), (1,))
+        exact = jax.lax.Precision.HIGHEST  # What is multiplied by a one-hot column stays as it is.
+        score = dot(query[0], k, (columns, ((), ())), precision=precision)
+        if intervals:
+            score += dot(said[0], hot, (rows, ((), ())), precision=exact)
+        score = jnp.where(real, score, MASKED)
+        new = jnp.maximum(most[...], jnp.max(score, axis=1, keepdims=True))
+        weight = jnp.where(real, jnp.exp(score - new), 0)
+        keep = jnp.exp(most[...] - new)
+        most[...] = new
+        mass[...] = mass[...] * keep + jnp.sum(weight, axis=1, keepdims=True)
+        more = dot(weight.astype(k.dtype), k, (rows, ((), ())), precision=precision)
+        found[...] = found[...] * keep + more
+        if intervals:
+            more = dot(weight, hot, (columns, ((), ())), precision=exact)
+            spread[...] = spread[...] * keep + more
+
+    @pl.when(i == pl.num_programs(2) - 1)
+    def _finish():
+        share = jnp.maximum(mass[...], 1e-30)
+        found_out[0] = found[...] / share
+        spread_out[0] = spread[...] / share
+
+
+def _forward(*args):
+    return dot_attention(*args), ()
+
+
+def _no_backward(*args) -> str:
+    del args
+    return "the backward pass has no kernel"
+
+
+KERNEL = Kernel("tpu", _forward, _no_backward, _no_backward)
