@@ -5,7 +5,7 @@ import inspect
 from pathlib import Path
 
 from ..train import run as run_folder
-from . import accuracy, kernels, pipeline, results, training, worlds
+from . import accuracy, gpu, kernels, pipeline, results, training, worlds
 
 SUITES: dict[str, tuple[Callable[..., list[results.Row]], list[str]]] = {
     "accuracy": (accuracy.run, accuracy.METRICS),
@@ -13,6 +13,7 @@ SUITES: dict[str, tuple[Callable[..., list[results.Row]], list[str]]] = {
     "pipeline": (pipeline.run, pipeline.METRICS),
     "training": (training.run, training.METRICS),
     "kernels": (kernels.run, kernels.METRICS),
+    "gpu": (gpu.run, gpu.METRICS),
 }
 
 # Suites whose rows are better looked at.

@@ -65,7 +65,7 @@ def dot_attention(
 def _in_blocks(config, query, keys, mask, interval=None, table=None):
     def block(query, keys, mask, *interval):
         z = jnp.where(mask[..., None], keys, 0).astype(jnp.float32)
-        if interval:
+        if interval and table is not None:
             index = jnp.where(mask, interval[0], -1)
             z = jnp.concatenate([z, _rows(table.astype(jnp.float32), index)], axis=-1)
 

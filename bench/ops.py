@@ -1,0 +1,137 @@
+"""The ops as the benchmarks call them: implementations, cases, and definitions in float64 NumPy."""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..kernels.augru import api as augru
+from ..kernels.augru import cases as augru_cases
+from ..kernels.dot_attention import api as dot_attention
+from ..kernels.dot_attention import cases as dot_attention_cases
+from ..kernels.soft_search import api as soft_search
+from ..kernels.soft_search import cases as soft_search_cases
+from ..kernels.target_attention import api as target_attention
+from ..kernels.target_attention import cases as target_attention_cases
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+    """An op and all that there is to compare it with.
+
+    Attributes:
+      run: `run(*inputs, implementation=..., **options(case))`.
+      api: the module that names its implementations.
+      exact: the same in float64 NumPy.
+      cases: the module of its cases.
+      options: of `run` and `exact`, by case.
+      shown: what of the result is compared.
+    """
+
+    run: Callable[..., Any]
+    api: Any
+    exact: Callable[..., np.ndarray]
+    cases: Any
+    options: Callable[[Any], dict[str, Any]] = lambda case: {}
+    shown: Callable[[Any], jax.Array] = lambda out: out
+
+    def call(self, case: Any, implementation: str | None) -> Callable[..., Any]:
+        """The op on this case's inputs, by one implementation."""
+        return functools.partial(self.run, implementation=implementation, **self.options(case))
+
+    def units_off(self, case: Any, inputs: tuple, out: Any, eps: float) -> float:
+        """The error of `out` against float64, in units of `eps` times the largest number."""
+        expected = self.exact(*jax.tree.map(_float64, inputs), **self.options(case))
+        return units_off(self.shown(out), expected, eps)
+
+
+def units_off(actual: Any, expected: Any, eps: float) -> float:
+    """The largest difference in units of `eps` times the largest number expected."""
+    expected = np.asarray(expected, np.float64)
+    scale = np.max(np.abs(expected), initial=0.0) or 1.0
+    off = np.abs(np.asarray(actual, np.float64) - expected)
+    return float(np.max(off, initial=0.0) / scale / eps)
+
+
+def part(inputs: tuple, case: Any) -> tuple:
+    """One request with at most four candidates, for float64 to keep up; weights stay."""
+
+    def cut(x):
+        if getattr(x, "ndim", 0) < 2 or x.shape[0] != case.batch:
+            return x
+        few = x[:1]
+        return few[:, :4] if few.ndim > 2 and few.shape[1] == case.candidates else few
+
+    return tuple(cut(x) for x in inputs)
+
+
+def _float64(x):
+    x = np.asarray(x)
+    return x if x.dtype == bool or np.issubdtype(x.dtype, np.integer) else x.astype(np.float64)
+
+
+def _exact_attention(query, keys, mask, weights):
+    out = np.zeros(query.shape)
+    for c in range(query.shape[1]):
+        q = np.broadcast_to(query[:, c : c + 1], keys.shape)
+        x = np.concatenate([q, keys, q - keys, q * keys], axis=-1)
+        for layer in weights.layers:
+            x = x @ layer.kernel + layer.bias
+            x = np.where(x > 0, x, layer.alpha * x)
+        score = (x @ weights.out_kernel + weights.out_bias) * mask
+        out[:, c] = np.einsum("bl,bld->bd", score, keys)
+    return out
+
+
+def _exact_dot_attention(query, keys, mask, interval, table):
+    z = np.concatenate([keys, table[interval]], axis=-1)
+    score = np.where(mask[:, None], np.einsum("bqz,blz->bql", query, z), -np.inf)
+    top = np.max(score, axis=-1, keepdims=True)
+    weight = np.where(mask[:, None], np.exp(score - np.where(np.isfinite(top), top, 0)), 0)
+    mass = np.maximum(np.sum(weight, axis=-1, keepdims=True), 1e-300)
+    return np.einsum("bql,blz->bqz", weight / mass, z)
+
+
+def _exact_search(keys, queries, mask, *, k):
+    scores = np.where(mask[:, None], np.einsum("bla,bca->bcl", keys, queries), -np.inf)
+    best = -np.sort(-scores, axis=-1)[..., :k]
+    return np.where(np.isfinite(best), best, 0)
+
+
+def _exact_augru(states, attention, mask, weights):
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))
+    h = np.zeros((*attention.shape[:2], weights.recurrent.shape[0]))
+    for t in range(states.shape[1]):
+        x = (states[:, t] @ weights.input + weights.bias)[:, None]
+        x_u, x_r, x_n = np.split(x, 3, axis=-1)
+        h_u, h_r, h_n = np.split(h @ weights.recurrent, 3, axis=-1)
+        step = attention[:, :, t, None] * sigmoid(x_u + h_u)
+        new = np.tanh(x_n + sigmoid(x_r + h_r) * h_n)
+        h = np.where(mask[:, t, None, None], (1 - step) * h + step * new, h)
+    return h
+
+
+OPS = {
+    "target_attention": Op(
+        functools.partial(target_attention.target_attention, activation="prelu", normalize="none"),
+        target_attention,
+        _exact_attention,
+        target_attention_cases,
+    ),
+    "dot_attention": Op(
+        dot_attention.dot_attention, dot_attention, _exact_dot_attention, dot_attention_cases
+    ),
+    "soft_search": Op(
+        soft_search.soft_search,
+        soft_search,
+        _exact_search,
+        soft_search_cases,
+        options=lambda case: {"k": case.k},
+        shown=lambda found: jnp.where(found.mask, found.scores, 0),
+    ),
+    "augru": Op(augru.augru, augru, _exact_augru, augru_cases),
+}
