@@ -184,7 +184,9 @@ def moments(
     """See `api.moments`."""
     weights = as_float32(weights)
     sizes = _sizes(query, keys)
-    config = sizes and heuristic(*sizes[1:])
+    # Told apart where it is traced: a derivative of `platform_dependent` would keep both branches.
+    scores = SCORES if jax.default_backend() == "cpu" else SCORES_OF_ACCELERATORS
+    config = sizes and heuristic(*sizes[1:], scores)
     counted = jnp.ones_like(mask) if stats_include_padding else mask
     known: tuple[Layer, ...] = ()  # The layers below, with their statistics.
     statistics = []

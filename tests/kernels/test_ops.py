@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from recjax import kernels
+from recjax.bench.ops import OPS as MEASURED
 from recjax.kernels.augru import augru
 from recjax.kernels.dot_attention import reference
 from recjax.kernels.soft_search import soft_search
@@ -17,13 +18,28 @@ from recjax.kernels.target_attention import chunked
 OPS = sorted(m.name for m in pkgutil.iter_modules(kernels.__path__) if m.ispkg)
 
 
+TESTS = Path(__file__).resolve().parents[1]
+# Plain JAX only, so far.
+WITHOUT_KERNELS = {"augru", "soft_search"}
+
+
 @pytest.mark.parametrize("op", OPS)
-def test_every_op_has_a_definition_cases_and_a_test(op):
+def test_every_op_has_a_definition_cases_a_test_and_a_bench(op):
     api = importlib.import_module(f"recjax.kernels.{op}.api")
     cases = importlib.import_module(f"recjax.kernels.{op}.cases").CASES
     assert list(api.IMPLEMENTATIONS)[-1] == "reference"
     assert {case.bench for case in cases} == {True, False}
-    assert (Path(__file__).parent / f"test_{op}.py").is_file()
+    assert (TESTS / "kernels" / f"test_{op}.py").is_file()
+    assert MEASURED[op].api is api
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_op_has_kernels_that_are_compiled_and_interpreted(op):
+    api = importlib.import_module(f"recjax.kernels.{op}.api")
+    found = {entry.kernel.platform for entry in api.IMPLEMENTATIONS.values() if entry.kernel}
+    assert found == (set() if op in WITHOUT_KERNELS else {"cuda", "tpu"})
+    for folder in ("aot", "aot/interpreted"):
+        assert (TESTS / folder / f"test_{op}.py").is_file() == bool(found)
 
 
 # In one block: of a loop, XLA counts one round.
