@@ -6,6 +6,24 @@ Triton is told by TRITON_INTERPRET=1 before it is imported, so this needs a proc
 import jax
 import jax.numpy as jnp
 import numpy as np
+import triton.language as tl
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+multiply = InterpreterBuilder.create_dot
+
+
+def create_dot(self, a, b, *rest):
+    """Triton's interpreter multiplies the bits of bfloat16 as if they were whole numbers."""
+    return multiply(self, _single(a), _single(b), *rest)
+
+
+def _single(x):
+    if x.dtype.scalar != tl.bfloat16:
+        return x
+    return TensorHandle((x.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+
+InterpreterBuilder.create_dot = create_dot
 
 
 class Pointer:
