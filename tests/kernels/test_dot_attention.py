@@ -218,9 +218,10 @@ def test_a_forced_kernel_never_falls_back():
 # The kernel for TPUs, interpreted: memory starts as NaN, and races are found.
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("intervals", [0, 5])
 @pytest.mark.parametrize(("length", "queries"), [(7, 1), (300, 20)])
-def test_the_kernel_for_tpus(length, queries, intervals):
+def test_the_kernel_for_tpus(length, queries, intervals, dtype):
     wide = 2 if intervals else 0
     case = Case(
         name="",
@@ -231,7 +232,7 @@ def test_the_kernel_for_tpus(length, queries, intervals):
         intervals=intervals,
         interval_width=wide,
     )
-    query, keys, mask, *more = case.inputs()
+    query, keys, mask, *more = case.inputs(dtype)
     out = pallas_tpu.dot_attention(
         query,
         jnp.where(mask[..., None], keys, np.nan),

@@ -554,11 +554,15 @@ def test_a_forced_kernel_never_falls_back():
 # The kernel for TPUs, interpreted: memory starts as NaN, and races are found.
 
 
-@pytest.mark.parametrize(("activation", "normalize"), MODES)
-@pytest.mark.parametrize(("length", "candidates"), [(7, 1), (300, 10)])
-def test_the_kernel_for_tpus(length, candidates, activation, normalize):
+ON_TPUS = [("float32", 300, 10, *mode) for mode in MODES]
+ON_TPUS += [("float32", 7, 1, *mode) for mode in FEW_MODES]
+ON_TPUS += [("bfloat16", 300, 10, *mode) for mode in FEW_MODES]
+
+
+@pytest.mark.parametrize(("dtype", "length", "candidates", "activation", "normalize"), ON_TPUS)
+def test_the_kernel_for_tpus(dtype, length, candidates, activation, normalize):
     case = Case(name="", batch=3, candidates=candidates, length=length, width=5, units=(6, 4))
-    query, keys, mask, weights = case.inputs()
+    query, keys, mask, weights = case.inputs(dtype)
     poisoned = jnp.where(mask[..., None], keys, np.nan)
     interpreter = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
     out = pallas_tpu.target_attention(
