@@ -2,7 +2,9 @@
 
 The zoo's rankers on one synthetic workload, each with its own `Config()`, the paper's structure,
 and our DIEN beside that of DeepCTR-Torch: the same sizes, histories, negatives and batches. The
-peer is timed from ready tensors on, ours from the event log on. Where PyTorch or the peer is not
+peer is timed from ready tensors on, ours from the event log on. Longer histories come in smaller
+batches, so that a step has as many behaviours: their times compare what a behaviour costs. Where
+PyTorch or the peer is not
 installed (extra `parity`), its cases are left out and the suite says so. Every measurement is a
 process of its own, and methods alternate.
 """
@@ -34,7 +36,7 @@ class Case:
 
     Attributes:
       name: of the case.
-      methods: models of the zoo, or "deepctr-torch MODEL".
+      methods: models of the zoo, "MODEL at HISTORY" for another length, or "deepctr-torch MODEL".
       history: events of every request.
       candidates: labelled, of every request.
       options: of the models of the zoo; their own defaults otherwise.
@@ -55,6 +57,7 @@ _ZOO = ("din", "mlp", "dien", "mimn")
 CASES = (
     Case("history 100, one candidate", _ZOO, 100, 1),
     Case("history 100, four candidates", _ZOO, 100, 4),
+    Case("what a behaviour costs", ("din at 100", "din at 1000", "din at 10000"), 100, 1),
     Case("DIEN, history 50", ("deepctr-torch dien", "dien"), 50, 1, _AS_DEEPCTR),
     Case(
         "DIEN without auxiliary loss, history 50",
@@ -103,10 +106,12 @@ def measure(case: Case, method: str) -> float:
         from . import deepctr  # only where it is installed
 
         return statistics.median(deepctr.step_times(case, ITEMS, STEPS))
-    data = synthetic(ITEMS, case.history, case.candidates)
-    module = zoo.MODELS[method]
+    name, _, length = method.partition(" at ")
+    history = int(length or case.history)
+    data = synthetic(ITEMS, history, case.candidates)
+    module = zoo.MODELS[name]
     config = module.Config(schema=data.schema, **dict(case.options))
-    settings = Settings(batch_size=case.batch_size, history=case.history)
+    settings = Settings(batch_size=case.batch_size * case.history // history, history=history)
     state = initial_state(module, config, settings, {})
     return statistics.median(step_times(module, config, settings, data, state, STEPS))
 

@@ -6,7 +6,7 @@ from typing import Literal
 from jaxtyping import Array, Bool, Float
 
 from .. import _dispatch
-from . import chunked, pallas_tpu, reference, triton
+from . import chunked, pallas_tpu, reference, statistics, triton
 from .reference import Activation, Normalize, Weights
 
 # In order of preference. The reference comes last: it can always run, and never wins.
@@ -151,7 +151,7 @@ def moments(
         given = weights.layers
     _check(query, keys, mask, weights._replace(layers=given), activation, "none")
     _check_array("candidate_mask", candidate_mask, query.shape[:2], ("bool",))
-    return chunked.moments(
+    return statistics.moments(
         query,
         keys,
         mask,

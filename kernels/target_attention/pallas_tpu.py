@@ -20,8 +20,8 @@ from jaxtyping import Array, Bool, Float
 
 from .._dispatch import Kernel, asked_precision
 from .._mask import MASKED, real_range
-from .chunked import factors
 from .reference import Activation, Layer, Normalize, Weights, activate, as_float32
+from .unit import factors
 
 LANES = 128
 SUBLANES = 8

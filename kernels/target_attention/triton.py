@@ -23,8 +23,8 @@ from .._blocks import blocked
 from .._dispatch import Kernel
 from .._mask import real_range
 from .._triton import padded
-from .chunked import factors
 from .reference import DICE_EPSILON, Activation, Layer, Normalize, Weights, as_float32
+from .unit import factors
 
 MAX_WIDTH = 128
 MAX_UNITS = (80, 64)

@@ -36,8 +36,8 @@ NORMALIZE = ("none", "softmax")
 MODES = list(itertools.product(ACTIVATIONS, NORMALIZE))
 FEW_MODES = [("prelu", "none"), ("dice", "softmax")]
 
-# In blocks that divide neither 5 requests nor 3 candidates, so that both are padded.
-UNEVEN = chunked.Config(requests=4, candidates=2)
+# In blocks that divide neither 5 requests nor 3 candidates nor 7 behaviours: all are padded.
+UNEVEN = chunked.Config(requests=4, candidates=2, behaviours=5)
 PLAIN = [name for name, entry in api.IMPLEMENTATIONS.items() if entry.kernel is None]
 VERSIONS = {name: api.IMPLEMENTATIONS[name].fn for name in PLAIN}
 VERSIONS["chosen"] = target_attention
@@ -314,6 +314,21 @@ def test_memory_of_a_step_does_not_grow_with_the_batch(activation):
     # Copies of the inputs may grow. Each hidden layer is 4 times the keys, the concatenation 8.
     copies = {"prelu": 1, "dice": 6}[activation]  # Dice: five sweeps over the keys.
     assert large - small < copies * (large_keys - small_keys)
+
+
+def test_memory_of_a_step_does_not_grow_with_the_length():
+    def temporary(batch, length):
+        case = Case(name="", batch=batch, candidates=1, length=length, width=8, units=(16, 8))
+        query, keys, mask, weights = case.inputs()
+        options = {"activation": "prelu", "normalize": "none"}
+        loss = lambda q, k, w: jnp.sum(chunked.target_attention(q, k, mask, w, **options))
+        f = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+        return f.lower(query, keys, weights).compile().memory_analysis().temp_size_in_bytes
+
+    # As many behaviours. Copies of one history may be there; its hidden layers would be as much
+    # again, several times.
+    history = 4 * 8 * 10_000
+    assert temporary(4, 10_000) < temporary(400, 100) + 8 * history
 
 
 # Statistics.
