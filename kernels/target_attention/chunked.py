@@ -42,12 +42,14 @@ class Config:
 # work for all its processors at once: 80 MB.
 SCORES = 400
 SCORES_OF_ACCELERATORS = 2**18
+# Of one history more than that at a time: parts cost a sweep for the scores and another back.
+BEHAVIOURS = 2048
 
 
 def heuristic(candidates: int, length: int, scores: int = SCORES) -> Config:
     """A decent config without measuring: about so many scores at a time."""
     requests = max(1, scores // max(1, candidates * length))
-    return Config(requests, max(1, scores // max(1, length)), scores)
+    return Config(requests, max(1, scores // max(1, length)), max(scores, BEHAVIOURS))
 
 
 def target_attention(
