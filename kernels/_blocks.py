@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ._axes import all_vary, varying
+
 
 def blocked(
     f: Callable,
@@ -45,6 +47,7 @@ def blocked(
     blocks = tuple(split(x) for x in arrays)
     shapes = jax.eval_shape(f, *(x[0] for x in blocks))[0]
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    zeros = all_vary(zeros, varying(arrays))
     (merged, _), stacked = jax.lax.scan(step, (zeros, None if merge else zeros), blocks)
     return merged, jax.tree.map(join, stacked)
 

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
+
+from ._axes import all_vary, varying
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,15 +50,21 @@ def dispatch(table: Mapping[str, Implementation], name: str | None, *args, **opt
 
     The first entry in plain JAX that supports the arguments is best, but for the platforms that
     have a kernel which does: those are told apart when the computation is lowered, so that an
-    export for another platform is right. A forced name never falls back: it runs, or raises
-    NotImplementedError with the reason.
+    export for another platform is right. Kernels know one platform each: an export for several at
+    once has to force one in plain JAX, and so do arguments that vary over the axes of a
+    `shard_map`. A forced name never falls back: it runs, or raises NotImplementedError with the
+    reason.
     """
     if name is not None and name not in table:
         raise ValueError(f"implementation must be None or one of {list(table)}, got {name!r}.")
     reasons, kernels, plain = [], [], None
+    axes = varying(args)
+    args = all_vary(args, axes)
     for candidate in table if name is None else [name]:
         entry = table[candidate]
         reason = entry.unsupported(*args, **options)
+        if reason is None and entry.kernel is not None and axes:
+            reason = "a kernel does not say over which axes of a shard_map its result varies"
         if reason is not None:
             reasons.append(f"{candidate}: {reason}")
         elif entry.kernel is not None:
@@ -76,9 +84,28 @@ def dispatch(table: Mapping[str, Implementation], name: str | None, *args, **opt
     return _on_platforms(kernels, plain, args, options, forced=name is not None)
 
 
-def asked_precision() -> str | None:
-    """What `jax.default_matmul_precision` says, for kernels, to which it does not speak itself."""
-    return cast(Any, jax.config).jax_default_matmul_precision
+Exactness = Literal["default", "high", "highest"]
+_EXACTNESS: dict[str | None, Exactness] = {
+    None: "default",
+    "default": "default",
+    "fastest": "default",
+    "bfloat16": "default",
+    "high": "high",
+    "tensorfloat32": "high",
+    "highest": "highest",
+    "float32": "highest",
+}
+
+
+def exactness() -> Exactness | None:
+    """What `jax.default_matmul_precision` asks of kernels; None if they do not know its name."""
+    return _EXACTNESS.get(cast(Any, jax.config).jax_default_matmul_precision)
+
+
+def unknown_precision() -> str | None:
+    """The reason why a kernel cannot multiply as asked."""
+    name = cast(Any, jax.config).jax_default_matmul_precision
+    return None if exactness() else f"kernels do not know the matrix precision {name!r}"
 
 
 def _on_platforms(kernels, plain, args, options, *, forced):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._dispatch import asked_precision
+from ._dispatch import exactness, unknown_precision
 
 HOPPER = 90
 # Programs that fill 132 multiprocessors several times over.
@@ -17,7 +17,7 @@ PROGRAMS = 1024
 
 @functools.cache
 def missing() -> str | None:
-    """What is not installed."""
+    """What is not installed, or not there."""
     absent = [name for name in ("triton", "jax_triton") if importlib.util.find_spec(name) is None]
     if absent:
         return f"not installed: {', '.join(absent)} (see recjax[gpu])"
@@ -25,12 +25,16 @@ def missing() -> str | None:
         import jax_triton  # noqa: F401  # pyright: ignore[reportMissingImports]
     except (ImportError, AttributeError) as e:  # Without JAX's CUDA plugin.
         return f"jax_triton cannot be imported: {e}"
+    if jax.default_backend() == "gpu":
+        has = str(getattr(jax.devices()[0], "compute_capability", "0"))
+        if int(has.replace(".", "")) < HOPPER:
+            return f"made for compute capability {HOPPER / 10} and above, this GPU has {has}"
     return None
 
 
 def refusal(*sizes: Any) -> str | None:
     """Why nothing can be launched for an op of these sizes, whatever it is."""
-    if reason := missing():
+    if reason := missing() or unknown_precision():
         return reason
     if not all(isinstance(size, int) for size in sizes):
         return f"a launch needs known sizes, got {sizes}"
@@ -42,10 +46,9 @@ def padded(size: int) -> int:
     return max(16, 1 << (size - 1).bit_length())
 
 
-def precision(dtype) -> str:
+def precision() -> str:
     """Of float32 products: one TF32 product each, or three where the highest is asked for."""
-    exact = asked_precision() in ("highest", "float32")
-    return "tf32x3" if exact and dtype == jnp.float32 else "tf32"
+    return "tf32x3" if exactness() == "highest" else "tf32"
 
 
 def parts(programs: int, tiles: int) -> int:

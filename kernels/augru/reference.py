@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from .._axes import all_vary, varying
+
 Cell = Literal["augru", "augru_release", "agru", "aigru"]
 
 
@@ -63,7 +65,8 @@ def _scan(inputs, attention, mask, weights: Weights, cell: Cell, *, keep_all: bo
         return hidden, hidden if keep_all else None
 
     by_time = inputs.swapaxes(0, 1), jnp.moveaxis(attention, 2, 0), mask.T
-    return jax.lax.scan(step, jnp.zeros((*lead, width), jnp.float32), by_time)
+    start = all_vary(jnp.zeros((*lead, width), jnp.float32), varying(inputs))
+    return jax.lax.scan(step, start, by_time)
 
 
 def cell_step(

@@ -15,7 +15,7 @@ from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .._dispatch import Kernel, asked_precision
+from .._dispatch import Kernel, exactness, unknown_precision
 from .._mask import MASKED, real_range
 
 LANES = 128
@@ -39,6 +39,8 @@ def unsupported(query, keys, mask, interval=None, table=None) -> str | None:
     """Why the kernel cannot run these arguments."""
     del mask, interval
     sizes = (*query.shape[:2], keys.shape[1])
+    if reason := unknown_precision():
+        return reason
     if not all(isinstance(size, int) for size in sizes):
         return f"a grid needs known sizes, got {sizes}"
     if not all(sizes):
@@ -120,8 +122,7 @@ def dot_attention(
 
 def _precision(dtype) -> jax.lax.Precision | None:
     """Of products: what is asked for, where it makes a difference."""
-    asked = asked_precision()
-    return jax.lax.Precision(asked) if asked and dtype == jnp.float32 else None
+    return jax.lax.Precision(exactness()) if dtype == jnp.float32 else None
 
 
 def _kernel(intervals, precision, ends, query, said, keys, index, *refs):

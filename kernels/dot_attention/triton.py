@@ -191,7 +191,7 @@ def _constants(keys, query, table, config: Config) -> dict[str, int | str | bool
         "NP": padded(max(rows, 1)),
         "BQ": config.queries,
         "BL": config.tile,
-        "PREC": _triton.precision(keys.dtype),
+        "PREC": _triton.precision(),
     }
 
 

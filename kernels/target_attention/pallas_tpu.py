@@ -18,7 +18,7 @@ from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .._dispatch import Kernel, asked_precision
+from .._dispatch import Kernel, exactness, unknown_precision
 from .._mask import MASKED, real_range
 from .reference import Activation, Layer, Normalize, Weights, activate, as_float32
 from .unit import factors
@@ -52,6 +52,8 @@ def unsupported(
     """Why the kernel cannot run these arguments."""
     del mask, activation, normalize
     sizes = (*query.shape[:2], keys.shape[1])
+    if reason := unknown_precision():
+        return reason
     if not all(isinstance(size, int) for size in sizes):
         return f"a grid needs known sizes, got {sizes}"
     if not query.shape[0] * query.shape[1] * keys.shape[1]:
@@ -167,8 +169,7 @@ def _of_units(layer: Layer) -> tuple[Array, Array, Array, Array]:
 
 def _precision(dtype) -> jax.lax.Precision | None:
     """Of products: what is asked for, where it makes a difference."""
-    asked = asked_precision()
-    return jax.lax.Precision(asked) if asked and dtype == jnp.float32 else None
+    return jax.lax.Precision(exactness()) if dtype == jnp.float32 else None
 
 
 def _kernel(activation, soft, precision, ends, query, keys, mask, *refs):

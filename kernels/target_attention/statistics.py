@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from .._axes import all_vary, varying
 from .._blocks import blocked
 from . import chunked
 from .reference import Activation, Layer, Weights, activate, as_float32
@@ -34,7 +35,8 @@ def moments(
     stats_include_padding: bool,
 ) -> tuple[tuple[Float[Array, " H"], Float[Array, " H"]], ...]:
     """See `api.moments`."""
-    weights = as_float32(weights)
+    args = (query, keys, mask, candidate_mask, as_float32(weights))
+    query, keys, mask, candidate_mask, weights = all_vary(args, varying(args))
     sizes = chunked.known_sizes(query, keys)
     # Told apart where it is traced: a derivative of `platform_dependent` would keep both branches.
     scores = chunked.SCORES if jax.default_backend() == "cpu" else chunked.SCORES_OF_ACCELERATORS

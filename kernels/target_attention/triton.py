@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 
 from .. import _triton
 from .._blocks import blocked
-from .._dispatch import Kernel
+from .._dispatch import Kernel, exactness
 from .._mask import real_range
 from .._triton import padded
 from .reference import DICE_EPSILON, Activation, Layer, Normalize, Weights, as_float32
@@ -76,7 +76,7 @@ def unsupported_backward(query, keys, mask, weights, *, activation, normalize) -
     if keys.dtype == jnp.float32:
         if activation == "dice" or query.shape[2] > MAX_SINGLE_WIDTH:
             return f"float32 with Dice or wider than {MAX_SINGLE_WIDTH} does not fit into registers"
-        if _triton.precision(keys.dtype) == "tf32x3":
+        if exactness() == "highest":
             return "float32 at the highest precision does not fit into registers"
     return unsupported(query, keys, mask, weights, activation=activation, normalize=normalize)
 
@@ -304,7 +304,7 @@ def _constants(sizes, config, activation, soft, keys, lead) -> dict[str, int | s
         "BL": config.tile,
         "ACT": ("sigmoid", "relu", "prelu", "dice").index(activation),
         "SOFT": soft,
-        "PREC": _triton.precision(keys.dtype),
+        "PREC": _triton.precision(),
     }
 
 

@@ -5,6 +5,7 @@ import jax
 from jax import export
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 import jaxtyping
 import numpy as np
 import pytest
@@ -144,6 +145,23 @@ def test_vmap_equals_a_loop(attend):
         assert_close(jax.tree.map(lambda x, i=i: x[i], batched), f(*(x[i] for x in stacked)))
 
 
+def test_shard_map_equals_jit():
+    query, keys, mask, interval, table = AGED.inputs()
+    mesh = Mesh(np.array(jax.devices()[:2]), ("devices",))
+    over, whole = PartitionSpec("devices"), PartitionSpec()
+
+    def total(query, keys, mask, interval, table):
+        own = jnp.sum(jnp.square(dot_attention(query, keys, mask, interval, table)))
+        return jax.lax.psum(own, "devices")
+
+    specs = (over, over, over, over, whole)
+    mapped = jax.shard_map(total, mesh=mesh, in_specs=specs, out_specs=whole)
+    args = (query, keys, mask, interval, table)
+    got = jax.jit(jax.value_and_grad(mapped, (0, 1, 4)))(*args)
+    plain = lambda *args: jnp.sum(jnp.square(dot_attention(*args)))
+    assert_close(got, jax.jit(jax.value_and_grad(plain, (0, 1, 4)))(*args), ulps=16)
+
+
 def test_export_with_a_symbolic_batch(attend):
     *arrays, table = AGED.inputs()
     f = jax.jit(lambda q, k, m, i: value_and_gradients(attend, (q, k, m, i, table), q))
@@ -208,6 +226,14 @@ def test_refusals_name_argument_rule_and_value(unchecked_types, change, message)
         dot_attention(**arguments)
 
 
+@pytest.mark.parametrize("name", ["F32_F32_F32", "highest", "tensorfloat32"])
+def test_any_matrix_precision(name):
+    args = AGED.inputs()
+    with jax.default_matmul_precision(name):
+        assert_close(jax.jit(dot_attention)(*args), exact(*float64(*args)))
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="there, it may run")
 def test_a_forced_kernel_never_falls_back():
     with pytest.raises(NotImplementedError, match="triton"):  # Not installed, or no GPU.
         dot_attention(*AGED.inputs(), implementation="triton")

@@ -6,6 +6,8 @@ from pathlib import Path
 import pkgutil
 
 import jax
+from jax.sharding import Mesh, PartitionSpec
+import numpy as np
 import pytest
 
 from recjax import kernels
@@ -14,6 +16,7 @@ from recjax.kernels.augru import augru
 from recjax.kernels.dot_attention import reference
 from recjax.kernels.soft_search import soft_search
 from recjax.kernels.target_attention import chunked
+from testing import assert_close
 
 OPS = sorted(m.name for m in pkgutil.iter_modules(kernels.__path__) if m.ispkg)
 
@@ -40,6 +43,19 @@ def test_every_op_has_kernels_that_are_compiled_and_interpreted(op):
     assert found == (set() if op in WITHOUT_KERNELS else {"cuda", "tpu"})
     for folder in ("aot", "aot/interpreted"):
         assert (TESTS / folder / f"test_{op}.py").is_file() == bool(found)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_shard_map_equals_jit(op):
+    cases, measured = importlib.import_module(f"recjax.kernels.{op}.cases"), MEASURED[op]
+    case = cases.Case(name="", batch=4, candidates=3, width=8, **{**SIZES[op], "length": 9})
+    inputs = case.inputs()
+    f = lambda *args: measured.shown(measured.call(case, None)(*args))
+    batched = lambda x: x.ndim > 1 and x.shape[0] == case.batch
+    specs = jax.tree.map(lambda x: PartitionSpec("i") if batched(x) else PartitionSpec(), inputs)
+    mesh = Mesh(np.array(jax.devices()[:2]), ("i",))
+    mapped = jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=PartitionSpec("i"))
+    assert_close(jax.jit(mapped)(*inputs), jax.jit(f)(*inputs))
 
 
 # In one block: of a loop, XLA counts one round.

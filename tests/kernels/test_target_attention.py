@@ -5,6 +5,7 @@ import jax
 from jax import export
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 import jaxtyping
 import numpy as np
 import pytest
@@ -277,6 +278,37 @@ def test_pmap_equals_jit(attend):
     got = jax.tree.map(jnp.asarray, (join(out), (join(to_query), join(to_keys))))
     assert_close(got, (expected[0], expected[1][:2]))
     assert_close(jax.tree.map(lambda x: x[0], to_weights), expected[1][2])
+
+
+@pytest.mark.parametrize("activation", ["prelu", "dice"])
+def test_shard_map_equals_jit(activation, monkeypatch):
+    monkeypatch.setattr(chunked, "heuristic", lambda *sizes: chunked.Config(1, 2, 5))
+    case = Case(name="", batch=4, candidates=3, length=7, width=3, units=(5, 4))
+    query, keys, mask, weights = case.inputs()
+    real = jnp.ones(query.shape[:2], bool)
+
+    def total(query, keys, weights, mask, axis_name=None):
+        if activation == "dice":
+            given = moments(query, keys, mask, real[: len(query)], weights, axis_name=axis_name)
+            weights = with_statistics(weights, given)
+        options = {"activation": activation, "normalize": "softmax"}
+        own = jnp.sum(jnp.square(target_attention(query, keys, mask, weights, **options)))
+        return own if axis_name is None else jax.lax.psum(own, axis_name)
+
+    mesh = Mesh(np.array(jax.devices()[:2]), ("devices",))
+    over, whole = PartitionSpec("devices"), PartitionSpec()
+    mapped = jax.shard_map(
+        functools.partial(total, axis_name="devices"),
+        mesh=mesh,
+        in_specs=(over, over, whole, over),
+        out_specs=whole,
+    )
+    args = (query, keys, weights, mask)
+    value, gradients = jax.jit(jax.value_and_grad(mapped, (0, 1, 2)))(*args)
+    expected, by_jit = jax.jit(jax.value_and_grad(total, (0, 1, 2)))(*args)
+    assert_close(value, expected)
+    assert_close(gradients[:2], by_jit[:2], ulps=16)
+    assert_close(flat(gradients[2]), flat(by_jit[2]), ulps=16)
 
 
 def test_export_with_a_symbolic_batch(attend):
@@ -555,6 +587,7 @@ def test_implementation_is_forced_by_name():
         assert np.array_equal(got, api.IMPLEMENTATIONS[name].fn(*args, weights, **options))
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="there, it may run")
 def test_a_forced_kernel_never_falls_back():
     options = {"activation": "prelu", "normalize": "none", "implementation": "triton"}
     *args, weights = RAGGED.inputs()
