@@ -28,6 +28,7 @@ class Op:
       api: the module that names its implementations.
       exact: the same in float64 NumPy.
       cases: the module of its cases.
+      largest: bytes of the largest array of the definition, in float32, by case.
       options: of `run` and `exact`, by case.
       shown: what of the result is compared.
     """
@@ -36,6 +37,7 @@ class Op:
     api: Any
     exact: Callable[..., np.ndarray]
     cases: Any
+    largest: Callable[[Any], int]
     options: Callable[[Any], dict[str, Any]] = lambda case: {}
     shown: Callable[[Any], jax.Array] = lambda out: out
 
@@ -115,23 +117,34 @@ def _exact_augru(states, attention, mask, weights):
     return h
 
 
+def _pairs(case: Any) -> int:
+    """Bytes of a number per (request, candidate, behaviour)."""
+    return 4 * case.batch * case.candidates * case.length
+
+
 OPS = {
     "target_attention": Op(
         functools.partial(target_attention.target_attention, activation="prelu", normalize="none"),
         target_attention,
         _exact_attention,
         target_attention_cases,
+        largest=lambda case: _pairs(case) * max(4 * case.width, *case.units),
     ),
     "dot_attention": Op(
-        dot_attention.dot_attention, dot_attention, _exact_dot_attention, dot_attention_cases
+        dot_attention.dot_attention,
+        dot_attention,
+        _exact_dot_attention,
+        dot_attention_cases,
+        largest=lambda case: _pairs(case) * case.heads,
     ),
     "soft_search": Op(
         soft_search.soft_search,
         soft_search,
         _exact_search,
         soft_search_cases,
+        largest=_pairs,
         options=lambda case: {"k": case.k},
         shown=lambda found: jnp.where(found.mask, found.scores, 0),
     ),
-    "augru": Op(augru.augru, augru, _exact_augru, augru_cases),
+    "augru": Op(augru.augru, augru, _exact_augru, augru_cases, largest=_pairs),
 }

@@ -1,21 +1,21 @@
 """The peers of suite `gpu`: the same ops in PyTorch, eager and compiled.
 
-    python -m recjax.bench.torch_peer WORKLOADS SECONDS
-
-prints seconds of calls as JSON, by workload and method. `target_attention` is written as its peers
-write it, with [q, k, q - k, q * k] of every pair; `dot_attention` is PyTorch's own.
+`target_attention` is written as its peers write it, with [q, k, q - k, q * k] of every pair;
+`dot_attention` is PyTorch's own.
 """
 
 from collections.abc import Callable
-import json
+import functools
 import sys
-import time
 from typing import Any
 
+import jax
+import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from .gpu import DEFINITION_BYTES, REPEATS, main_inputs, workloads
+from .gpu import DEFINITION_BYTES, OPS, PEERS, Workload, main, rates, seconds_per_call, workloads
+from .results import Row
 
 
 def target_attention(query, keys, mask, k1, b1, a1, k2, b2, a2, out_kernel, out_bias):
@@ -32,76 +32,72 @@ def target_attention(query, keys, mask, k1, b1, a1, k2, b2, a2, out_kernel, out_
 
 def dot_attention(query, keys, mask, interval, table):
     """Softmax attention over keys and their intervals' rows."""
-    z = torch.cat([keys, table[interval.long()]], dim=-1)
-    return scaled_dot_product_attention(query, z, z, attn_mask=mask[:, None], scale=1.0)
+    z = torch.cat([keys, table[interval.long()]], dim=-1)[:, None]
+    # Four axes: with three PyTorch has no fused kernel.
+    found = scaled_dot_product_attention(
+        query[:, None], z, z, attn_mask=mask[:, None, None], scale=1.0
+    )
+    return found[:, 0]
 
 
-PEERS: dict[str, Callable[..., torch.Tensor]] = {
+FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
     "target_attention": target_attention,
     "dot_attention": dot_attention,
 }
 
 
-def arguments(op: str, leaves: tuple, device: str, dtype: torch.dtype) -> list[torch.Tensor]:
+def arguments(workload: Workload, device: str, dtype: torch.dtype) -> list[torch.Tensor]:
     """The leaves of a workload's inputs as tensors, in the order that the peer takes them."""
-    if op == "target_attention":
+    leaves = [np.asarray(x) for x in jax.tree.leaves(workload.case.inputs())]
+    if workload.op == "target_attention":
         # Per layer kernel, bias, alpha, mean, variance: there is no Dice here.
         query, keys, mask, *rest = leaves
-        leaves = (query, keys, mask, *rest[0:3], *rest[5:8], *rest[10:])
+        leaves = [query, keys, mask, *rest[0:3], *rest[5:8], *rest[10:]]
     tensors = [torch.tensor(x, device=device) for x in leaves]
     return [x.to(dtype) if x.is_floating_point() else x for x in tensors]
 
 
-def measure(name: str, device: str, deadline: float) -> dict[str, dict[str, list[float]]]:
-    """Seconds of calls by method: forward, and "with gradients"; without what does not fit."""
-    workload = next(x for x in workloads() if x.name == name)
-    case, f = workload.case, PEERS[workload.op]
-    pairs = case.batch * case.candidates * case.length
-    if workload.op == "target_attention" and 16 * pairs * case.width > DEFINITION_BYTES:
-        return {}
-    args = arguments(workload.op, main_inputs(workload), device, torch.bfloat16)
-    found: dict[str, Any] = {}
-    for method, call in (("torch", f), ("torch, compiled", torch.compile(f))):
+def measure(workload: Workload, device: str) -> dict[str, dict[str, list[float]]]:
+    """Seconds per call by method: "forward", "with gradients"; without what does not fit."""
+    f, size = FUNCTIONS[workload.op], OPS[workload.op].largest(workload.case)
+    args = arguments(workload, device, torch.bfloat16)
+    torch.compiler.reset()  # Or it would look for code that serves all shapes so far.
+    compiled = torch.compile(f, dynamic=False)
+    found: dict[str, dict[str, list[float]]] = {}
+    for method, call in (("torch", f), ("torch, compiled", compiled)):
         found[method] = {}
-        for what in ("forward", "with gradients"):
-            if time.perf_counter() > deadline:
-                return found
+        for name, copies in (("forward", 1), ("with gradients", 4)):
+            if workload.op == "target_attention" and copies * size > DEFINITION_BYTES:
+                continue
             try:
-                found[method][what] = _seconds(call, args, device, what == "with gradients")
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
+                once = functools.partial(_once, call, args, name == "with gradients")
+                found[method][name] = seconds_per_call(once, functools.partial(_wait, device))
+            except Exception as e:  # Whatever it is, the others can be measured.
+                print(f"  {method}, {name}: left out, {type(e).__name__}: {str(e)[:200]}")
     return found
 
 
-def _seconds(f, args, device: str, differentiate: bool) -> list[float]:
+def _once(f: Callable[..., Any], args: list[torch.Tensor], differentiate: bool) -> Any:
     args = [x.detach().requires_grad_(differentiate and x.is_floating_point()) for x in args]
-
-    def once():
-        with torch.set_grad_enabled(differentiate):
-            out = f(*args)
-            if differentiate:
-                torch.autograd.grad(out.sum(), [x for x in args if x.requires_grad])
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    for _ in range(2):
-        once()
-    taken = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        once()
-        taken.append(time.perf_counter() - start)
-    return taken
+    with torch.set_grad_enabled(differentiate):
+        out = f(*args)
+        if not differentiate:
+            return out
+        return out, torch.autograd.grad(out.sum(), [x for x in args if x.requires_grad])
 
 
-def _main(arguments: list[str]) -> None:
-    names, seconds = json.loads(arguments[0]), float(arguments[1])
-    deadline = time.perf_counter() + seconds
-    if not torch.cuda.is_available():
-        print(json.dumps({}))
-        return
-    print(json.dumps({name: measure(name, "cuda", deadline) for name in names}))
+def _wait(device: str, out: Any) -> None:
+    del out
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def rows_of(part: str) -> list[Row]:
+    """One part, in this process."""
+    workload = next(x for x in workloads() if part == f"{PEERS}: {x.name}")
+    found = measure(workload, "cuda")
+    return [row for method in found for row in rates(workload, method, found[method], None)]
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1:])
+    main(sys.argv[1:], rows_of)

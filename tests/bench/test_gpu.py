@@ -1,9 +1,16 @@
 """Suite `gpu` where there is no GPU: all of it but the kernels, on small cases."""
 
+import dataclasses
+import json
+import sys
+import time
+
 import jax
+import numpy as np
 import pytest
 
 from recjax.bench import gpu
+from recjax.bench.results import Row
 from recjax.kernels.dot_attention.cases import Case as Search
 from recjax.kernels.target_attention.cases import Case as Attention
 
@@ -15,9 +22,8 @@ SMALL = [
 
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU")
-def test_without_a_gpu_it_says_so(monkeypatch):
-    monkeypatch.setattr(gpu, "_peers", lambda names: {})
-    with pytest.raises(ValueError, match="needs a GPU; JAX sees cpu"):
+def test_without_a_gpu_it_says_so():
+    with pytest.raises(ValueError, match="it needs a GPU, and JAX sees cpu"):
         gpu.run()
 
 
@@ -30,20 +36,33 @@ def test_parity_of_what_is_right(workload, capsys):
     assert "OFF" not in capsys.readouterr().out
 
 
-def test_parity_of_what_is_wrong(monkeypatch, capsys):
+@pytest.mark.parametrize("factor", [1.5, np.nan])
+def test_parity_of_what_is_wrong(factor, monkeypatch, capsys):
     right = gpu.OPS["dot_attention"]
-    wrong = right.run
-    monkeypatch.setitem(
-        gpu.OPS,
-        "dot_attention",
-        gpu.dataclasses.replace(right, run=lambda *args, **options: 1.5 * wrong(*args, **options)),
-    )
-    gpu.parity(SMALL[1], "chunked")
-    assert "OFF" in capsys.readouterr().out
+
+    def run(*args, implementation):
+        out = right.run(*args, implementation="chunked")
+        return out * factor if implementation == "reference" else out
+
+    monkeypatch.setitem(gpu.OPS, "dot_attention", dataclasses.replace(right, run=run))
+    rows = gpu.parity(SMALL[1], "reference")
+    assert all(row.value > gpu.LIMIT for row in rows)
+    assert capsys.readouterr().out.count("OFF") == 3
+    json.dumps([dataclasses.asdict(row) for row in rows], allow_nan=False)
+
+
+def test_a_wrong_leaf_is_seen_whatever_the_others_are():
+    right = [np.ones(3), np.ones(3), np.full(3, 100.0), np.full(3, 10.0)]
+    for i in range(4):
+        wrong = [x * (1.01 if i == j else 1.0) for j, x in enumerate(right)]
+        assert gpu.max_units_off(wrong, right, 1e-3) > 1
+        wrong[i] = wrong[i] * np.nan
+        assert gpu.max_units_off(wrong, right, 1e-3) == gpu.FAR
 
 
 @pytest.mark.parametrize("workload", SMALL, ids=lambda x: x.name)
-def test_times_and_rates(workload, capsys):
+def test_times_and_rates(workload, capsys, monkeypatch):
+    monkeypatch.setattr(gpu, "SECONDS_PER_REPEAT", 0.0)
     seconds = gpu.times(workload, ("triton", "chunked", "reference"))
     assert not seconds["triton"] and "triton, forward: left out" in capsys.readouterr().out
     roof = gpu.roofline(side=64, numbers=1000)
@@ -51,3 +70,45 @@ def test_times_and_rates(workload, capsys):
     assert {row.metric for row in rows} == set(gpu.METRICS[:5])
     assert all(row.value > 0 for row in rows)
     assert gpu.rates(workload, "triton", seconds["triton"], roof) == []
+
+
+WORKER = """
+import os, sys, time
+for part in sys.argv[1:]:
+    if part == "crash":
+        os._exit(3)
+    if part == "hang":
+        time.sleep(60)
+    print("noise", flush=True)
+    print('rows: [{"part": "%s"}]' % part, flush=True)
+"""
+
+
+def test_a_part_that_crashes_or_hangs_is_left_out(monkeypatch, capsys):
+    real = gpu.subprocess.Popen
+
+    def worker(command, **options):
+        return real([sys.executable, "-c", WORKER, *command[3:]], **options)
+
+    monkeypatch.setattr(gpu.subprocess, "Popen", worker)
+    monkeypatch.setattr(gpu, "PART_S", 3)
+    parts = ["one", "crash", "two", "hang", "torch: three"]
+    found = dict(gpu.in_processes(parts, time.monotonic() + 60))
+    assert found == {part: [{"part": part}] for part in ("one", "two", "torch: three")}
+    said = capsys.readouterr().out
+    assert "crash: left out, its process ended with 3" in said
+    assert "hang: left out, out of time" in said and "noise" in said
+    assert not dict(gpu.in_processes(["one"], time.monotonic()))
+    assert "out of time: one left out" in capsys.readouterr().out
+
+
+def test_a_part_that_fails_has_no_rows(capsys):
+    def measure(part):
+        if part == "bad":
+            raise AssertionError
+        return [Row.of(part, "x", "ms", [1.0])]
+
+    gpu.main(["bad", "good"], measure)
+    lines = capsys.readouterr().out.splitlines()
+    assert "bad: AssertionError" in lines[0] and lines[1] == "rows: []"
+    assert json.loads(lines[2].removeprefix("rows: "))[0]["case"] == "good"
