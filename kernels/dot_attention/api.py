@@ -34,9 +34,10 @@ def dot_attention(
         z_t = [k_t, table[interval_t]]                     Z = E, or E + T with a table
         out = sum_t a_t z_t,   a_t = mask_t softmax_t(query . z_t)
 
-    in float32 whatever the input dtype. Matrix products follow `jax.default_matmul_precision`. A
-    row without behaviours gives zeros. What masked keys hold, NaN included, reaches neither the
-    output nor a gradient, and their own gradient is zero.
+    added up in float32 whatever the input dtype; kernels multiply in the dtype of the keys. Matrix
+    products follow `jax.default_matmul_precision`. A row without behaviours gives zeros. What
+    masked keys hold, NaN included, reaches neither the output nor a gradient, and their own
+    gradient is zero.
 
     Multi-head attention is this with one query per candidate and head: head i asks with
     `W_b,i^T W_a,i q`, so that no key is ever projected and the heads share each key. Values stay

@@ -1,8 +1,8 @@
 """Dot attention in plain JAX, some requests and queries at a time: the path for CPUs.
 
-Where queries are fewer than a key has numbers, so are their scores, and the backward pass keeps
-them; elsewhere it keeps only the inputs, and computes each block again. So temporary memory beyond
-copies of the inputs does not grow with the batch.
+Where queries are fewer than a key has numbers, so are their scores, and differentiation may keep
+them; elsewhere each block is computed again. So temporary memory beyond copies of the inputs does
+not grow with the batch.
 """
 
 import dataclasses

@@ -17,13 +17,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .. import _triton
-from .._dispatch import Kernel
+from .._dispatch import Kernel, exactness
 from .._mask import real_range
 from .._triton import padded
 
 MAX_WIDTH = 128
-MAX_INTERVALS = 64
-TILE = 64
+MAX_INTERVALS = 32
+MAX_EXACT_WIDTH = 64  # Of three products for one in the backward pass, on sm_90.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,14 +55,27 @@ def unsupported(query, keys, mask, interval=None, table=None) -> str | None:
     return None
 
 
+def unsupported_backward(query, keys, mask, interval=None, table=None) -> str | None:
+    """Why the kernels of the backward pass cannot run these arguments."""
+    exactly = keys.dtype == jnp.float32 and exactness() == "highest"
+    if exactly and keys.shape[2] > MAX_EXACT_WIDTH:
+        return (
+            f"float32 at the highest precision and wider than {MAX_EXACT_WIDTH} does not fit into "
+            "registers"
+        )
+    return unsupported(query, keys, mask, interval, table)
+
+
 def heuristic(query: Float[Array, "B Q Z"], keys: Float[Array, "B L E"]) -> Config:
     """A decent config without measuring; no kernel spills registers with it on sm_90."""
     requests, queries, _ = query.shape
     # 32 at a time spill: too many for one row of warps, too few for a product of four.
-    wide = keys.dtype == jnp.float32 and keys.shape[2] > 64
-    at_once = 16 if queries <= 16 or wide else 64
+    exactly = keys.dtype == jnp.float32 and exactness() == "highest"
+    large = keys.dtype == jnp.float32 and keys.shape[2] > MAX_EXACT_WIDTH
+    at_once = 16 if queries <= 16 or large or exactly else 64
+    tile = 32 if exactly else 64
     blocks = requests * -(-queries // at_once)
-    return Config(at_once, TILE, 4, _triton.parts(blocks, keys.shape[1] // TILE))
+    return Config(at_once, tile, 4, _triton.parts(blocks, keys.shape[1] // tile))
 
 
 class Kept(NamedTuple):
@@ -142,7 +155,7 @@ def backward(
     return to_query, to_keys, None, None, (to_table + more).astype(table.dtype)
 
 
-KERNEL = Kernel("cuda", forward, backward, unsupported)
+KERNEL = Kernel("cuda", forward, backward, unsupported_backward)
 
 
 def dot_attention(*args) -> Float[Array, "B Q Z"]:

@@ -45,9 +45,10 @@ def target_attention(
         out = sum_t a_t k_t,   a_t = mask_t s_t                    normalize = "none"
                                a_t = mask_t softmax_t(s)_t         normalize = "softmax"
 
-    in float32 whatever the input dtype. Matrix products follow `jax.default_matmul_precision`. A
-    row without behaviours (all masked, or L = 0) gives zeros. What masked keys hold, NaN
-    included, reaches neither the output nor a gradient, and their own gradient is zero.
+    added up in float32 whatever the input dtype; kernels multiply in the dtype of the keys. Matrix
+    products follow `jax.default_matmul_precision`. A row without behaviours (all masked, or L = 0)
+    gives zeros. What masked keys hold, NaN included, reaches neither the output nor a gradient, and
+    their own gradient is zero.
 
     Zhou et al., "Deep Interest Network for Click-Through Rate Prediction", KDD 2018,
     https://arxiv.org/abs/1706.06978. Differs from the paper: its unit takes q, k and their product

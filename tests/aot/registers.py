@@ -1,6 +1,5 @@
 """What Triton kernels take of a multiprocessor, by the assembler that comes with Triton."""
 
-from pathlib import Path
 import re
 import subprocess
 
@@ -9,8 +8,10 @@ import jax.numpy as jnp
 import jax_triton  # noqa: F401  It unsets Triton's cache when it is imported.
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
+SHARED = 232_448  # Bytes that a block may have on sm_90.
 TYPES = {"bfloat16": "bf16", "float32": "fp32", "bool": "i1", "int32": "i32"}
 
 
@@ -32,7 +33,7 @@ def kernels_launched(monkeypatch, module, f, args):
 
 
 def used(kernels, name, types, constants, warps):
-    """Registers and bytes spilled by a kernel of a module, on sm_90."""
+    """Registers, bytes spilled and bytes of shared memory of a kernel of a module, on sm_90."""
     kernel = getattr(kernels, name)
     pointers = [x for x in kernel.arg_names if x not in constants]
     signature = {n: f"*{TYPES[t]}" for n, t in zip(pointers, types, strict=True)}
@@ -43,15 +44,22 @@ def used(kernels, name, types, constants, warps):
         constexprs={(places[n],): value for n, value in constants.items()},
         attrs={(places[n],): [["tt.divisibility", 16]] for n in pointers},
     )
-    options = {"num_warps": warps, "num_stages": 2, "ptx_version": 86}
+    options = {"num_warps": warps, "num_stages": 2}
     binary = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
     said = subprocess.run(
-        [assembler, "-v", "-arch=sm_90a", "-o", "/dev/null", "/dev/stdin"],
+        [get_ptxas(90).path, "-v", "-arch=sm_90a", "-o", "/dev/null", "/dev/stdin"],
         input=binary.asm["ptx"],
         capture_output=True,
         text=True,
         check=True,
     ).stderr
     spilled = sum(map(int, re.findall(r"(\d+) bytes spill", said)))
-    return int(re.search(r"Used (\d+) registers", said)[1]), spilled
+    return int(re.search(r"Used (\d+) registers", said)[1]), spilled, binary.metadata.shared
+
+
+def assert_fits(kernels, found):
+    """Each of `kernels_launched` into a multiprocessor, without a spill."""
+    for name, launch in found.items():
+        registers, spilled, shared = used(kernels, name, *launch)
+        assert registers <= 255 and not spilled, f"{name}: {registers}, spilled {spilled}"
+        assert shared <= SHARED, f"{name}: {shared} bytes of shared memory"

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from aot.devices import compiled, temporary
-from aot.registers import kernels_launched, used
+from aot.registers import assert_fits, kernels_launched
 from recjax.kernels.dot_attention import dot_attention, pallas_tpu, triton_kernels
 from recjax.kernels.dot_attention import triton as gpu
 
@@ -25,22 +25,25 @@ def abstract(batch, queries, length, width, dtype, intervals=32, interval_width=
 
 
 @pytest.mark.parametrize("intervals", [0, 32])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("precision", ["bfloat16", "float32", "float32, highest"])
 @pytest.mark.parametrize("width", [64, 128])
 @pytest.mark.parametrize("queries", [2, 20, 200])
-def test_kernels_fit_into_registers(monkeypatch, tmp_path, queries, width, dtype, intervals):
+def test_kernels_fit(monkeypatch, tmp_path, queries, width, precision, intervals):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    dtype, _, exactness = precision.partition(", ")
     args = abstract(64, queries, 1024, width, dtype, intervals)
 
     def both(*args):
         result, kept = gpu.forward(*args)
+        if gpu.unsupported_backward(*args):
+            return result
         return gpu.backward(*args, kept, result)
 
-    found = kernels_launched(monkeypatch, gpu, both, args)
-    assert list(found) == ["forward", "backward_queries", "backward_keys"]
-    for name, launch in found.items():
-        registers, spilled = used(triton_kernels, name, *launch)
-        assert registers <= 255 and not spilled, f"{name}: {registers}, spilled {spilled}"
+    with jax.default_matmul_precision(exactness or None):
+        found = kernels_launched(monkeypatch, gpu, both, args)
+    left_out = exactness and width > 64
+    assert len(found) == (1 if left_out else 3)
+    assert_fits(triton_kernels, found)
 
 
 def attend_and_differentiate(query, keys, mask, interval, table):
