@@ -73,7 +73,7 @@ def heuristic(query: Float[Array, "B Q Z"], keys: Float[Array, "B L E"]) -> Conf
     exactly = keys.dtype == jnp.float32 and exactness() == "highest"
     large = keys.dtype == jnp.float32 and keys.shape[2] > MAX_EXACT_WIDTH
     at_once = 16 if queries <= 16 or large or exactly else 64
-    tile = 32 if exactly else 64
+    tile = (16 if large else 32) if exactly else 64
     blocks = requests * -(-queries // at_once)
     return Config(at_once, tile, 4, _triton.parts(blocks, keys.shape[1] // tile))
 
