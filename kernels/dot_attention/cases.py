@@ -1,6 +1,7 @@
 """Shapes that matter, shared by the tests and the benchmarks."""
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 import numpy as np
@@ -53,52 +54,24 @@ class Case:
         return Cost(flops, moved)
 
 
+_aged = functools.partial(Case, heads=2, intervals=32, interval_width=8, bench=True)
+
 CASES = (
     Case(name="one_behaviour", batch=1, candidates=1, length=1, width=2),
     Case(name="no_history", batch=2, candidates=3, length=0, width=2, heads=2),
     Case(name="ragged", batch=5, candidates=3, length=7, width=3, heads=2),
-    Case(
+    _aged(
         name="with_intervals",
         batch=4,
         candidates=3,
         length=40,
         width=3,
-        heads=2,
         intervals=5,
         interval_width=2,
+        bench=False,
     ),
-    Case(name="long", batch=3, candidates=10, length=300, width=4, heads=1),
-    Case(
-        name="found",
-        batch=512,
-        candidates=1,
-        length=100,
-        width=32,
-        heads=2,
-        intervals=32,
-        interval_width=8,
-        bench=True,
-    ),
-    Case(
-        name="page",
-        batch=16,
-        candidates=100,
-        length=1000,
-        width=32,
-        heads=2,
-        intervals=32,
-        interval_width=8,
-        bench=True,
-    ),
-    Case(
-        name="lifelong",
-        batch=16,
-        candidates=100,
-        length=10_000,
-        width=64,
-        heads=2,
-        intervals=32,
-        interval_width=16,
-        bench=True,
-    ),
+    Case(name="long", batch=3, candidates=10, length=300, width=4),
+    _aged(name="found", batch=512, candidates=1, length=100, width=32),
+    _aged(name="page", batch=16, candidates=100, length=1000, width=32),
+    _aged(name="lifelong", batch=16, candidates=100, length=10_000, width=64),
 )

@@ -15,11 +15,9 @@ from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .._dispatch import Kernel, exactness, unknown_precision
+from .. import _tpu
+from .._dispatch import Kernel
 from .._mask import MASKED, real_range
-
-LANES = 128
-SUBLANES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +36,8 @@ class Config:
 def unsupported(query, keys, mask, interval=None, table=None) -> str | None:
     """Why the kernel cannot run these arguments."""
     del mask, interval
-    sizes = (*query.shape[:2], keys.shape[1])
-    if reason := unknown_precision():
+    if reason := _tpu.refusal(*query.shape[:2], keys.shape[1]):
         return reason
-    if not all(isinstance(size, int) for size in sizes):
-        return f"a grid needs known sizes, got {sizes}"
-    if not all(sizes):
-        return f"nothing to do for {sizes}"
     if keys.shape[2] > 512 or (table is not None and table.shape[0] > 256):
         return f"needs widths <= 512 and at most 256 intervals, got {keys.shape[2]}"
     return None
@@ -53,7 +46,7 @@ def unsupported(query, keys, mask, interval=None, table=None) -> str | None:
 def heuristic(query: Float[Array, "B Q Z"], keys: Float[Array, "B L E"]) -> Config:
     """A decent config without measuring."""
     queries, length = query.shape[1], keys.shape[1]
-    return Config(min(512, -(-length // LANES) * LANES), min(queries, 128))
+    return Config(_tpu.tile_of(length), min(queries, 128))
 
 
 def dot_attention(
@@ -70,24 +63,18 @@ def dot_attention(
     config = config or heuristic(query, keys)
     (requests, queries, _), (length, width) = query.shape, keys.shape[1:]
     tile, block = config.tile, config.queries
-    rows = SUBLANES if table is None else -(-table.shape[0] // SUBLANES) * SUBLANES
+    rows = _tpu.SUBLANES if table is None else -(-table.shape[0] // _tpu.SUBLANES) * _tpu.SUBLANES
     said = jnp.zeros((requests, queries, rows))
     if table is not None:
         weights = jnp.pad(table.astype(jnp.float32), ((0, rows - table.shape[0]), (0, 0)))
         said = query[..., width:].astype(jnp.float32) @ weights.T
-    # Masked behaviours and those without an interval have none: -1 is in no row.
+    # -1 says masked; a behaviour without an interval gets a row that there is not.
     index = jnp.zeros(mask.shape, jnp.int32) if interval is None else interval
     index = jnp.where(mask, jnp.where((index >= 0) & (index < rows), index, rows), -1)
 
-    def live(b, i, ends):
-        """The i-th tile, or the nearest that has a real key and so is there already."""
-        low = jax.lax.div(ends[b, 0], tile)
-        high = jax.lax.div(ends[b, 1] + (tile - 1), tile)
-        return jnp.clip(i, low, jnp.maximum(high - 1, low))
-
     of_queries = lambda size: pl.BlockSpec((1, block, size), lambda b, n, i, ends: (b, n, 0))
     found, spread = pl.pallas_call(
-        functools.partial(_kernel, table is not None, _precision(keys.dtype)),
+        functools.partial(_kernel, table is not None, _tpu.precision(keys.dtype)),
         out_shape=(
             jax.ShapeDtypeStruct((requests, queries, width), jnp.float32),
             jax.ShapeDtypeStruct((requests, queries, rows), jnp.float32),
@@ -98,8 +85,7 @@ def dot_attention(
             in_specs=[
                 of_queries(width),
                 of_queries(rows),
-                pl.BlockSpec((1, tile, width), lambda b, n, i, ends: (b, live(b, i, ends), 0)),
-                pl.BlockSpec((1, 1, tile), lambda b, n, i, ends: (b, 0, live(b, i, ends))),
+                *_tpu.of_history(tile, width),
             ],
             out_specs=(of_queries(width), of_queries(rows)),
             scratch_shapes=[
@@ -120,11 +106,6 @@ def dot_attention(
     return found.astype(keys.dtype)
 
 
-def _precision(dtype) -> jax.lax.Precision | None:
-    """Of products: what is asked for, where it makes a difference."""
-    return jax.lax.Precision(exactness()) if dtype == jnp.float32 else None
-
-
 def _kernel(intervals, precision, ends, query, said, keys, index, *refs):
     """One tile of keys against a block of queries."""
     found_out, spread_out, found, spread, most, mass = refs
@@ -138,10 +119,9 @@ def _kernel(intervals, precision, ends, query, said, keys, index, *refs):
     @pl.when((ends[b, 0] < (i + 1) * tile) & (i * tile < ends[b, 1]))
     def _meet():
         # Beyond the history there is nothing, not even zeros; masked keys may hold anything.
-        t = i * tile + jax.lax.broadcasted_iota(jnp.int32, (1, tile), 1)
+        t = _tpu.positions(i, tile)
         real = (index[0] >= 0) & (t < ends[b, 1])
-        column = jnp.broadcast_to(real.astype(jnp.float32), (SUBLANES, tile)).T[:, :1]
-        k = jnp.where(column > 0, keys[0], 0).astype(keys.dtype)
+        k = jnp.where(_tpu.as_column(real), keys[0], 0).astype(keys.dtype)
         row = jax.lax.broadcasted_iota(jnp.int32, (spread.shape[1], tile), 0)
         hot = ((row == index[0]) & real).astype(jnp.float32)
         dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
@@ -173,9 +153,4 @@ def _forward(*args):
     return dot_attention(*args), ()
 
 
-def _no_backward(*args) -> str:
-    del args
-    return "the backward pass has no kernel"
-
-
-KERNEL = Kernel("tpu", _forward, _no_backward, _no_backward)
+KERNEL = Kernel("tpu", _forward, _tpu.no_backward, _tpu.no_backward)

@@ -18,13 +18,11 @@ from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .._dispatch import Kernel, exactness, unknown_precision
+from .. import _tpu
+from .._dispatch import Kernel
 from .._mask import MASKED, real_range
 from .reference import Activation, Layer, Normalize, Weights, activate, as_float32
 from .unit import factors
-
-LANES = 128
-SUBLANES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +49,8 @@ def unsupported(
 ) -> str | None:
     """Why the kernel cannot run these arguments."""
     del mask, activation, normalize
-    sizes = (*query.shape[:2], keys.shape[1])
-    if reason := unknown_precision():
+    if reason := _tpu.refusal(*query.shape[:2], keys.shape[1]):
         return reason
-    if not all(isinstance(size, int) for size in sizes):
-        return f"a grid needs known sizes, got {sizes}"
-    if not query.shape[0] * query.shape[1] * keys.shape[1]:
-        return f"nothing to do for {sizes}"
     units = tuple(layer.bias.shape[0] for layer in weights.layers)
     if len(units) != 2 or max(units) > 256 or query.shape[2] > 512:
         return f"needs two hidden layers of at most 256 units and widths <= 512, got {units}"
@@ -67,7 +60,7 @@ def unsupported(
 def heuristic(query: Float[Array, "B C D"], keys: Float[Array, "B L D"]) -> Config:
     """A decent config without measuring."""
     candidates, length = query.shape[1], keys.shape[1]
-    return Config(min(512, -(-length // LANES) * LANES), candidates if candidates < 8 else 8)
+    return Config(_tpu.tile_of(length), candidates if candidates < 8 else 8)
 
 
 def target_attention(
@@ -88,23 +81,16 @@ def target_attention(
     columns = _columns(as_float32(weights), keys.dtype)
     units = weights.layers[0].bias.shape[0]
 
-    def live(b, i, ends):
-        """The i-th tile, or the nearest that has a real key and so is there already."""
-        low = jax.lax.div(ends[b, 0], tile)
-        high = jax.lax.div(ends[b, 1] + (tile - 1), tile)
-        return jnp.clip(i, low, jnp.maximum(high - 1, low))
-
     of_candidates = pl.BlockSpec((1, block, width), lambda b, c, i, ends: (b, c, 0))
     return pl.pallas_call(
-        functools.partial(_kernel, activation, normalize == "softmax", _precision(keys.dtype)),
+        functools.partial(_kernel, activation, normalize == "softmax", _tpu.precision(keys.dtype)),
         out_shape=jax.ShapeDtypeStruct(query.shape, keys.dtype),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=(requests, pl.cdiv(candidates, block), pl.cdiv(length, tile)),
             in_specs=[
                 of_candidates,
-                pl.BlockSpec((1, tile, width), lambda b, c, i, ends: (b, live(b, i, ends), 0)),
-                pl.BlockSpec((1, 1, tile), lambda b, c, i, ends: (b, 0, live(b, i, ends))),
+                *_tpu.of_history(tile, width),
                 *(pl.BlockSpec(x.shape, lambda *_: (0, 0)) for x in columns),
             ],
             out_specs=of_candidates,
@@ -167,11 +153,6 @@ def _of_units(layer: Layer) -> tuple[Array, Array, Array, Array]:
     return column(layer.bias), column(layer.alpha), column(layer.mean), column(layer.variance)
 
 
-def _precision(dtype) -> jax.lax.Precision | None:
-    """Of products: what is asked for, where it makes a difference."""
-    return jax.lax.Precision(exactness()) if dtype == jnp.float32 else None
-
-
 def _kernel(activation, soft, precision, ends, query, keys, mask, *refs):
     """One tile of keys against a block of candidates."""
     columns = _Columns(*refs[: len(_Columns._fields)])
@@ -199,10 +180,9 @@ def _kernel(activation, soft, precision, ends, query, keys, mask, *refs):
     @pl.when((ends[b, 0] < (i + 1) * tile) & (i * tile < ends[b, 1]))
     def _meet():
         # Beyond the history there is nothing, not even zeros; masked keys may hold anything.
-        t = i * tile + jax.lax.broadcasted_iota(jnp.int32, (1, tile), 1)
+        t = _tpu.positions(i, tile)
         real = (mask[0] != 0) & (t < ends[b, 1])
-        column = jnp.broadcast_to(real.astype(jnp.float32), (SUBLANES, tile)).T[:, :1]
-        k = jnp.where(column > 0, keys[0], 0).astype(keys.dtype)
+        k = jnp.where(_tpu.as_column(real), keys[0], 0).astype(keys.dtype)
         first = Layer(columns.from_k, *(x[...] for x in columns[3:7]))
         second = Layer(columns.kernel_2, *(x[...] for x in columns[8:12]))
         dot = functools.partial(
@@ -238,9 +218,4 @@ def _forward(*args, **options):
     return target_attention(*args, **options), ()
 
 
-def _no_backward(*args, **options) -> str:
-    del args, options
-    return "the backward pass has no kernel"
-
-
-KERNEL = Kernel("tpu", _forward, _no_backward, _no_backward)
+KERNEL = Kernel("tpu", _forward, _tpu.no_backward, _tpu.no_backward)
