@@ -12,6 +12,7 @@ jax.config.update("jax_platforms", "cpu")  # Or a plugin looks for its device, a
 COMPILERS = ("triton", "jax_triton", "jax_cuda12_plugin", "libtpu")
 
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would look for a TPU on the network.
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # It compiles only, in several processes.
 
 if not all(importlib.util.find_spec(name) for name in COMPILERS):
     collect_ignore_glob = ["test_*.py"]
