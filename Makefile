@@ -49,7 +49,9 @@ format: $(READY)  ## put the tree into shape
 
 results: $(READY) $(PARITY)/.ready  ## the tables of the README, made anew (some hours)
 	$(BIN)/recjax bench accuracy --out bench/results/accuracy
+	$(BIN)/recjax bench worlds --out bench/results/worlds
 	$(BIN)/recjax bench pipeline --out bench/results/pipeline
+	$(BIN)/recjax bench kernels --out bench/results/kernels
 	$(PARITY)/bin/python -m recjax.bench training --out bench/results/training
 	$(BIN)/python -m recjax.bench.readme
 	$(BIN)/jupyter execute --inplace colab/*.ipynb

@@ -1,9 +1,9 @@
 """`python -m recjax.bench.readme`: renders the README's tables from the committed result files.
 
 A table stands between `<!-- results: SUITE | METRIC; METRIC -->` and `<!-- end -->`. A suite that
-takes hours may have been run in parts (`--only`), each into a folder of its own; a case that has
-one replaces what a run of the whole suite said of it. A table shows the cases that know its
-first metric, so that one suite may fill several.
+takes hours may have been run in parts (`--only`), each into a folder of its own; of each case the
+newest run counts. A table shows the cases that know its first metric, so that one suite may fill
+several.
 """
 
 from pathlib import Path
@@ -21,19 +21,21 @@ def render(text: str, folder: Path = ROOT / "bench" / "results") -> str:
     def table(match: re.Match[str]) -> str:
         opening, suite, metrics, closing = match.groups()
         columns = [metric.strip() for metric in metrics.split(";")]
-        cases: dict[str, tuple[str, list[results.Row]]] = {}
+        cases: dict[str, tuple[str, str, list[results.Row]]] = {}
         paths = sorted((folder / suite).rglob("results.json"), key=lambda p: (len(p.parts), p))
         if not paths:
             raise FileNotFoundError(f"There is no results.json of suite {suite!r} below {folder}.")
         for path in paths:
             head, rows = results.read(path)
-            where = f"{head['device']}, {head['date']}, jax {head['versions']['jax']}"
+            date = head["date"]
+            where = f"{head['device']}, {date[:10]}, jax {head['versions']['jax']}"
             note = f"`{head['command']}` on {where}"
             for name in dict.fromkeys(row.case for row in rows):
-                cases[name] = note, [row for row in rows if row.case == name]
+                if name not in cases or date >= cases[name][0]:
+                    cases[name] = date, note, [row for row in rows if row.case == name]
         shown = [
             (note, rows)
-            for note, rows in cases.values()
+            for _, note, rows in cases.values()
             if any(row.metric == columns[0] for row in rows)
         ]
         body = results.markdown([row for _, rows in shown for row in rows], columns)

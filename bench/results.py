@@ -49,7 +49,7 @@ def write(folder: Path | str, suite: str, command: str, seed: int, rows: list[Ro
             "device": run.device(),
             "versions": run.versions(),
             "seed": seed,
-            "date": run.today(),
+            "date": run.now(),
             "command": command,
             "rows": [dataclasses.asdict(row) for row in rows],
         },

@@ -83,7 +83,7 @@ def export_run(folder: Path | str, out: Path | str) -> dict[str, Any]:
         "programs": sorted(programs),
         "platforms": list(PLATFORMS),
         "versions": run.versions(),
-        "date": run.today(),
+        "date": run.now(),
         "files": {
             str(path.relative_to(aside)): _checksum(path)
             for path in sorted(aside.rglob("*"))

@@ -36,7 +36,7 @@ def test_rendering_replaces_what_stands_there(tmp_path):
     whole = readme.render(page, tmp_path)
     assert "| a case |" in whole and "| another case | din | 0.5000 |" in whole
     assert "`a command` on" in whole and "`another command` on" in whole
-    # A case of its own replaces what the whole suite said, every row of it.
+    # The newest run of a case replaces every row of those before.
     again = results.Row.of("a case", "mlp", "auc", [0.4])
     results.write(tmp_path / "suite" / "part", "suite", "another command", 0, [again])
     whole = readme.render(page, tmp_path)
@@ -50,6 +50,9 @@ def test_rendering_replaces_what_stands_there(tmp_path):
         new = readme.render(page.replace("| auc", f"| {first}; examples/s"), tmp_path)
         assert ("| a third case | mind | 0.3000 | 1,234 |" in new) == there
         assert ("a third command" in new) == there and ("| a case |" in new) != there
+    path = tmp_path / "suite" / "part" / "results.json"
+    path.write_text(re.sub(r'"date": "\d+', '"date": "1999', path.read_text()))
+    assert "| a case | din | 0.7000" in readme.render(page, tmp_path)
     with pytest.raises(FileNotFoundError, match="no results.json of suite 'suite'"):
         readme.render(page, tmp_path / "nothing")
 

@@ -121,7 +121,7 @@ def fit(
             "seed": settings.seed,
             "device": run.device(),
             "versions": run.versions(),
-            "date": run.today(),
+            "date": run.now(),
             "schema_hash": dataset.schema.hash,
             "facts": dataset.facts,
             "parameters": _count(best),

@@ -68,9 +68,9 @@ def device() -> str:
     return f"{first.device_kind} ({first.platform})" + (f" x {count}" if count > 1 else "")
 
 
-def today() -> str:
-    """The date of a result, UTC."""
-    return datetime.datetime.now(datetime.UTC).date().isoformat()
+def now() -> str:
+    """The date of a result: ISO 8601, UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def require_free(folder: Path, remedy: str = "choose another folder") -> None:

@@ -28,11 +28,10 @@ import dataclasses
 from typing import Literal, cast
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from ..kernels.augru import Weights, augru, gru
+from ..kernels.augru import augru, gru
 from ..kernels.target_attention import normalized
 from .auxiliary import NextBehaviour, auxiliary_loss
 from .checks import require_choice, require_positive, require_probability
@@ -52,16 +51,14 @@ from .embeddings import (
     tower_input,
 )
 from .features import Schema
-from .layers import ACTIVATIONS, PRELU_ALPHA, Activation, Tower, prelu
+from .layers import ACTIVATIONS, Activation, Query, Tower
 from .losses import click_loss, in_training
+from .recurrence import GATE_BIAS, Recurrence
 
 KIND = "ranking"
 
 Evolution = Literal["augru", "augru_release", "agru", "aigru", "gru"]
 Scale = Literal["softmax", "softmax_length", "sigmoid"]
-
-# TensorFlow's start: remember. Its gate says how much to keep, ours how much to take.
-GATE_BIAS = {"update": -1.0, "reset": 1.0, "new": 0.0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -244,8 +241,7 @@ class DIEN(nn.Module):
             score = jnp.einsum("bch,blh->bcl", query, states)
             score = normalized(score, jnp.broadcast_to(mask[:, None], score.shape), normalize)
         else:
-            query = nn.Dense(width, name="query")(query)
-            alpha = self.param("query_alpha", nn.initializers.constant(PRELU_ALPHA), (width,))
+            query = Query(width, name="query")(query)
             unit = ActivationUnit(
                 config.attention_units,
                 config.attention_activation,
@@ -254,34 +250,8 @@ class DIEN(nn.Module):
                 pooled=False,
                 name="attention",
             )
-            score = unit(prelu(query, alpha), states, mask, batch["candidate_mask"], train=train)
+            score = unit(query, states, mask, batch["candidate_mask"], train=train)
         return scaled(score, mask, config.attn_scale)
-
-
-class Recurrence(nn.Module):
-    """Parameters of a GRU or one of its kin; the arithmetic is in `kernels.augru`."""
-
-    units: int
-    gates: tuple[str, ...] = tuple(GATE_BIAS)
-
-    @nn.compact
-    def __call__(self, inputs: Float[Array, "B L X"]) -> Weights:
-        """Weights for inputs of this width."""
-
-        def glorot(key, shape):
-            one = lambda key: nn.initializers.glorot_uniform()(key, (shape[0], self.units))
-            return jnp.concatenate([one(k) for k in jax.random.split(key, len(self.gates))], axis=1)
-
-        def gate_bias(key, shape):
-            del key
-            return jnp.repeat(jnp.array([GATE_BIAS[gate] for gate in self.gates]), shape[0])
-
-        columns = len(self.gates) * self.units
-        return Weights(
-            self.param("input", glorot, (inputs.shape[-1], columns)),
-            self.param("recurrent", glorot, (self.units, columns)),
-            self.param("bias", gate_bias, (self.units,)),
-        )
 
 
 def scaled(

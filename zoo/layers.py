@@ -20,7 +20,7 @@ PRELU_ALPHA = 0.25
 
 def prelu(x: Float[Array, "*lead H"], alpha: Float[Array, " H"]) -> Float[Array, "*lead H"]:
     """max(0, x) + alpha * min(0, x), one alpha per channel."""
-    return jnp.maximum(x, 0.0) + _row(alpha, x) * jnp.minimum(x, 0.0)
+    return jnp.maximum(x, 0.0) + row(alpha, x) * jnp.minimum(x, 0.0)
 
 
 def dice(
@@ -33,8 +33,8 @@ def dice(
 
     DIN (Zhou et al. 2018), section 5.3, equation 5.
     """
-    p = jax.nn.sigmoid((x - _row(mean, x)) * jax.lax.rsqrt(_row(variance, x) + DICE_EPSILON))
-    return p * x + (1.0 - p) * _row(alpha, x) * x
+    p = jax.nn.sigmoid((x - row(mean, x)) * jax.lax.rsqrt(row(variance, x) + DICE_EPSILON))
+    return p * x + (1.0 - p) * row(alpha, x) * x
 
 
 def masked_moments(
@@ -46,7 +46,7 @@ def masked_moments(
     total = _psum(jnp.where(kept, x, 0.0).sum(axes), axis_name)
     count = jnp.maximum(_psum(mask.sum(dtype=jnp.float32), axis_name), 1.0)
     mean = total / count
-    square = jnp.where(kept, jnp.square(x - _row(mean, x)), 0.0).sum(axes)
+    square = jnp.where(kept, jnp.square(x - row(mean, x)), 0.0).sum(axes)
     return mean, _psum(square, axis_name) / count
 
 
@@ -54,7 +54,8 @@ def _psum(x: Array, axis_name: str | None) -> Array:
     return x if axis_name is None else jax.lax.psum(x, axis_name)
 
 
-def _row(vector: Float[Array, " H"], like: Float[Array, "*lead H"]) -> Float[Array, "*ones H"]:
+def row(vector: Float[Array, " G"], like: Float[Array, "*lead _"]) -> Float[Array, "*ones G"]:
+    """The vector with as many axes as another array has: ranks are not promoted in silence."""
     return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
 
 
@@ -139,3 +140,18 @@ class Tower(Layers):
     ) -> Float[Array, "B C"]:
         """One logit per candidate."""
         return nn.Dense(1, name="logit")(self._hidden(x, mask, train))[..., 0]
+
+
+class Query(nn.Module):
+    """PReLU(W q + b): the candidate, made as wide as the states that attention compares it with.
+
+    From the authors' code of DIEN and MIMN; the papers do not say.
+    """
+
+    units: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B C Q"]) -> Float[Array, "B C H"]:
+        """One query per candidate."""
+        alpha = self.param("alpha", nn.initializers.constant(PRELU_ALPHA), (self.units,))
+        return prelu(nn.Dense(self.units, name="dense")(x), alpha)

@@ -57,7 +57,7 @@ from .embeddings import (
     tower_input,
 )
 from .features import Schema
-from .layers import ACTIVATIONS, PRELU_ALPHA, Activation, Tower, prelu
+from .layers import ACTIVATIONS, Activation, Query, Tower
 from .losses import click_loss, in_training
 from .memory import (
     Machine,
@@ -211,7 +211,8 @@ class MIMN(nn.Module):
             key_memory=config.key_memory,
             mur=config.mur,
         )
-        self.attention = ChannelAttention(
+        self.query = Query(config.induction_units)
+        self.attention = ActivationUnit(
             config.attention_units, config.attention_activation, config.normalize, self.axis_name
         )
         self.next_behaviour = NextBehaviour()
@@ -294,36 +295,10 @@ class MIMN(nn.Module):
             query * written[:, None],
         ]
         if self.config.induction_units:
-            interest.append(self.attention(query, state.channels, mask, train=train))
+            everywhere = jnp.ones(state.channels.shape[:2], bool)
+            like = self.query(query)
+            interest.append(self.attention(like, state.channels, everywhere, mask, train=train))
         interest = jnp.concatenate(interest, axis=-1)
         x = tower_input(embedded, interest, product=self.config.product)
         logit = self.tower(x, mask, train=train)
         return Output(logit, {self.config.schema.tasks[0]: logit})
-
-
-class ChannelAttention(nn.Module):
-    """DIN's attention of a candidate over the channels of the memory induction unit."""
-
-    units: tuple[int, ...]
-    activation: Activation
-    normalize: Normalize
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(
-        self,
-        query: Float[Array, "B C D"],
-        channels: Float[Array, "B m I"],
-        mask: Bool[Array, "B C"],
-        *,
-        train: bool,
-    ) -> Float[Array, "B C I"]:
-        """What the candidate, made as wide as a channel, finds there."""
-        width = channels.shape[-1]
-        query = nn.Dense(width, name="query")(query)
-        alpha = self.param("query_alpha", nn.initializers.constant(PRELU_ALPHA), (width,))
-        unit = ActivationUnit(
-            self.units, self.activation, self.normalize, self.axis_name, name="unit"
-        )
-        everywhere = jnp.ones(channels.shape[:2], bool)
-        return unit(prelu(query, alpha), channels, everywhere, mask, train=train)

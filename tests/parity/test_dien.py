@@ -201,10 +201,8 @@ def extractor(weights, name):
 
 def without_projection(variables):
     """Ours projects the candidate before the activation unit; the libraries do not."""
-    params = {
-        "query": {"kernel": jnp.eye(WIDTH), "bias": jnp.zeros(WIDTH)},
-        "query_alpha": jnp.ones(WIDTH),
-    }
+    same = {"kernel": jnp.eye(WIDTH), "bias": jnp.zeros(WIDTH)}
+    params = {"query": {"dense": same, "alpha": jnp.ones(WIDTH)}}
     return {**variables, "params": variables["params"] | params}
 
 

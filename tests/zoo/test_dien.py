@@ -102,9 +102,10 @@ def gru_states(params, xs):
 
 def exact_attention(params, query, states, config):
     scores = []
-    projected = dense(params["query"], query)
     if config.attention == "mlp":
-        projected = leaky(projected, params["query_alpha"])
+        projected = leaky(dense(params["query"]["dense"], query), params["query"]["alpha"])
+    else:
+        projected = dense(params["query"], query)
     for h in states:
         if config.attention == "bilinear":
             scores.append(h @ projected)
@@ -303,8 +304,7 @@ def test_the_parameter_tree_is_stable():
     assert params == {
         "extractor": {"input": (5, 15), "recurrent": (5, 15), "bias": (15,)},
         "evolution": {"input": (5, 15), "recurrent": (5, 15), "bias": (15,)},
-        "query": layer(3, 5),
-        "query_alpha": (5,),
+        "query": {"dense": layer(3, 5), "alpha": (5,)},
         "attention": {
             "kernel_0": (20, 6),
             "bias_0": (6,),

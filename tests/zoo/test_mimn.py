@@ -8,7 +8,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from recjax.zoo import memory, mimn
+from recjax.zoo import heads, memory, mimn
 from recjax.zoo.features import Field, Schema, Table, example_batch
 from testing import assert_close
 
@@ -191,11 +191,15 @@ def exact_scores(config, variables, users):
             parts = [kind[BATCH["user"]["kind"][b]], query, [BATCH["candidate"]["price"][b, c]]]
             parts += [pooled, user.look_up(query), query * written]
             if config.induction_units:
-                p = params["attention"]
-                like = leaky(query @ p["query"]["kernel"] + p["query"]["bias"], p["query_alpha"])
+                wide, unit = params["query"], params["attention"]
+                like = query @ wide["dense"]["kernel"] + wide["dense"]["bias"]
+                like = leaky(like, wide["alpha"])
                 interest = np.zeros(config.induction_units)
                 for row in user.S:
-                    z, unit = np.concatenate([like, row, like - row, like * row]), p["unit"]
+                    z, unit = (
+                        np.concatenate([like, row, like - row, like * row]),
+                        params["attention"],
+                    )
                     z = leaky(z @ unit["kernel_0"] + unit["bias_0"], unit["alpha_0"])
                     interest += (z @ unit["out_kernel"][:, 0] + unit["out_bias"]) * row
                 parts.append(interest)
@@ -291,11 +295,11 @@ def test_weights_sum_to_one():
     rng = np.random.default_rng(0)
     normal = lambda *shape: jnp.asarray(rng.normal(0, 20, shape), jnp.float32)
     params = {"keys": normal(3, 4), "transfer": normal(3, 3, 3), "keep": jnp.float32(3.0)}
-    w = jax.jit(memory.addressing)(params, normal(8, 2, 4), normal(8, 2, 1), normal(8, 3, 4))
+    w = jax.jit(heads.addressing)(params, normal(8, 2, 4), normal(8, 2, 1), normal(8, 3, 4))
     np.testing.assert_allclose(w.sum(axis=-1), 1.0, rtol=1e-6)
     usage = jnp.abs(normal(8, 3))
-    np.testing.assert_allclose(memory.transfer(params, w[:, 0], usage).sum(-1), 1, rtol=1e-6)
-    sharp = memory.shift_and_sharpen(w[:, 0], normal(8, 3), normal(8, 1))
+    np.testing.assert_allclose(heads.transfer(params, w[:, 0], usage).sum(-1), 1, rtol=1e-6)
+    sharp = heads.shift_and_sharpen(w[:, 0], normal(8, 3), normal(8, 1))
     np.testing.assert_allclose(sharp.sum(axis=-1), 1.0, rtol=1e-6)
 
 
@@ -303,7 +307,7 @@ def test_the_regularisation_starts_as_almost_nothing():
     """c = 3: a slot keeps e^3 / (e^3 + m - 1) of its weight, whatever the usage."""
     params = {"transfer": jnp.zeros((3, 3, 3)), "keep": jnp.float32(memory.KEEP)}
     w, usage = jnp.eye(3), jnp.array([[5.0, 1.0, 0.0]] * 3)
-    moved = memory.transfer(params, w, usage)
+    moved = heads.transfer(params, w, usage)
     assert_close(moved, (np.eye(3) * (np.exp(3) - 1) + 1) / (np.exp(3) + 2))
 
 
@@ -311,7 +315,7 @@ def test_sharpening_is_a_power_and_bears_zeros():
     w = jnp.array([[0.1, 0.0, 0.7, 0.2]])
     stay = jnp.array([[-100.0, 100.0, -100.0]])
     gamma = 4 * (np.log1p(np.exp(-1.0)) + 1)
-    sharpen = jax.jit(memory.shift_and_sharpen)
+    sharpen = jax.jit(heads.shift_and_sharpen)
     got = sharpen(w, stay, jnp.array([[-1.0]]))
     expected = np.array([[0.1, 0.0, 0.7, 0.2]]) ** gamma
     assert_close(got, expected / expected.sum(), ulps=32)  # a logarithm, times gamma
@@ -324,13 +328,13 @@ def test_sharpening_is_a_power_and_bears_zeros():
 
 def test_gradients_are_finite_where_memory_or_key_are_zero():
     zeros, ones = jnp.zeros((1, 2, 4)), jnp.ones((1, 2, 4))
-    score = lambda key, rows: memory.addressing({}, key, jnp.ones((1, 2, 1)), rows)[0, 0, 0]
+    score = lambda key, rows: heads.addressing({}, key, jnp.ones((1, 2, 1)), rows)[0, 0, 0]
     gradients = jax.jit(jax.grad(score, argnums=(0, 1)))
     for arguments in ((ones, zeros), (zeros, ones), (zeros, zeros)):
         for gradient in gradients(*arguments):
             assert jnp.isfinite(gradient).all()
     x = jnp.array([3e-5, -4e-5])  # what a memory starts from is seen: norm 5e-5 against 1e-6
-    np.testing.assert_allclose(memory.unit(x), [0.6, -0.8], rtol=1e-3)
+    np.testing.assert_allclose(heads.unit(x), [0.6, -0.8], rtol=1e-3)
 
 
 def test_only_the_slots_looked_at_move_and_memory_is_not_taught_by_them():
@@ -444,7 +448,7 @@ def test_the_parameter_tree_is_stable():
         "induction_recurrent": (5, 15),
         "induction_bias": (15,),
     }
-    assert set(shapes["params"]) == {"machine", "attention", "tower"}
+    assert set(shapes["params"]) == {"machine", "query", "attention", "tower"}
 
 
 @pytest.mark.parametrize(
