@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="score a source with a trained run")
     evaluate.add_argument("folder", metavar="DIR", help="folder of a run")
     evaluate.add_argument("--data", metavar="SOURCE", help="another source of the same schema")
+    evaluate.add_argument("--on-bad-row", choices=("stop", "skip"), default="stop")
     evaluate.set_defaults(command=_evaluate)
 
     bench = commands.add_parser("bench", help="run a suite and write results.json")
@@ -130,7 +131,7 @@ def _train(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from .train import launch
 
-    _show(launch.evaluate_run(options.folder, source=options.data))
+    _show(launch.evaluate_run(options.folder, source=options.data, on_bad_row=options.on_bad_row))
 
 
 def _bench(options: argparse.Namespace) -> None:

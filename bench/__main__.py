@@ -1,6 +1,7 @@
 """`python -m recjax.bench SUITE [--out DIR]`, for machines without the command line's needs."""
 
 import argparse
+import sys
 
 from . import suites
 
@@ -10,4 +11,7 @@ parser.add_argument("--out", default="runs/bench")
 parser.add_argument("--only", action="append", metavar="CASE")
 parser.add_argument("--seeds", type=int, metavar="N")
 options = parser.parse_args()
-suites.run(options.suite, options.out, only=options.only, seeds=options.seeds)
+try:
+    suites.run(options.suite, options.out, only=options.only, seeds=options.seeds)
+except (ValueError, OSError) as error:
+    sys.exit(f"error: {error}")

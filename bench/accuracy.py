@@ -8,7 +8,8 @@ import os
 from pathlib import Path
 
 from . import alibaba
-from .compare import BOUND, Case, Method, choose, compare
+from .cases import choose
+from .compare import BOUND, Case, Method, compare
 from .results import Row
 
 METRICS = ["auc", BOUND, "auc with others' histories", "gauc", "logloss", "recall@50", "examples/s"]

@@ -5,7 +5,6 @@ share the cores between them. A case whose name says "control" is a world in whi
 method must not win.
 """
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import json
@@ -60,15 +59,6 @@ class Case:
     overrides: tuple[str, ...] = ()
     gains: tuple[tuple[str, str, str], ...] = ()
     bounds: tuple[tuple[str, str], ...] = ()
-
-
-def choose(cases: Sequence[Any], only: list[str] | None) -> list[Any]:
-    """The cases of these names, of any suite; all of them by default."""
-    found = {case.name: case for case in cases}
-    unknown = sorted(set(only or ()) - found.keys())
-    if unknown:
-        raise ValueError(f"Unknown case {unknown[0]!r}; at hand are {'; '.join(found)}.")
-    return [found[name] for name in only or found]
 
 
 def compare(cases: list[Case], seeds: int) -> list[Row]:

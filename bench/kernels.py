@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .compare import choose
+from .cases import choose
 from .ops import OPS, Op, part
 from .results import Row
 

@@ -1,25 +1,15 @@
 """Suites by name. `recjax bench SUITE` and `python -m recjax.bench SUITE` both come here."""
 
-from collections.abc import Callable
+import importlib
 import inspect
 from pathlib import Path
 
 from ..train import run as run_folder
-from . import accuracy, gpu, kernels, pipeline, results, training, worlds
+from . import results
 
-SUITES: dict[str, tuple[Callable[..., list[results.Row]], list[str]]] = {
-    "accuracy": (accuracy.run, accuracy.METRICS),
-    "worlds": (worlds.run, worlds.METRICS),
-    "pipeline": (pipeline.run, pipeline.METRICS),
-    "training": (training.run, training.METRICS),
-    "kernels": (kernels.run, kernels.METRICS),
-    "gpu": (gpu.run, gpu.METRICS),
-}
-
-# Suites whose rows are better looked at.
-PICTURES: dict[str, tuple[Callable[[list[results.Row], Path], None], str]] = {
-    "kernels": (kernels.draw, "roofline.png"),
-}
+# Modules of this package, imported when they are asked for: some need more than others. Each has
+# `run(...) -> rows` and `METRICS`, the columns of its table, and may have `draw(rows, path)`.
+SUITES = ("accuracy", "worlds", "pipeline", "training", "kernels", "gpu")
 
 
 def run(
@@ -38,21 +28,21 @@ def run(
     """
     if suite not in SUITES:
         raise ValueError(f"Unknown suite {suite!r}; choose from {', '.join(SUITES)}.")
-    measure, columns = SUITES[suite]
+    module = importlib.import_module(f".{suite}", __package__)
     options = {"only": only, "seeds": seeds}
     options = {name: value for name, value in options.items() if value is not None}
-    refused = options.keys() - inspect.signature(measure).parameters.keys()
+    refused = options.keys() - inspect.signature(module.run).parameters.keys()
     if refused:
         raise ValueError(f"Suite {suite!r} takes no --{' or --'.join(sorted(refused))}.")
     run_folder.require_writable(Path(out))
-    rows = measure(**options)
+    rows = module.run(**options)
     words = [f"recjax bench {suite}", *(f'--only "{case}"' for case in only or [])]
     words += [f"--seeds {seeds}"] if seeds is not None else []
     path = results.write(out, suite, " ".join(words), 0, rows)
-    print(results.markdown(rows, columns))
+    print(results.markdown(rows, module.METRICS))
     print(f"\nwritten to {path}")
-    if suite in PICTURES:
-        draw, name = PICTURES[suite]
-        draw(rows, path.with_name(name))
-        print(f"drawn in {path.with_name(name)}")
+    if hasattr(module, "draw"):
+        picture = path.with_name(f"{suite}.png")
+        module.draw(rows, picture)
+        print(f"drawn in {picture}")
     return path

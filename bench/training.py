@@ -19,7 +19,7 @@ import sys
 from .. import zoo
 from ..train.settings import Settings
 from ..train.step import initial_state
-from .compare import choose
+from .cases import choose
 from .results import Row
 from .workload import step_times, synthetic
 

@@ -5,7 +5,8 @@ in which the richer method must not win. Settings were chosen on the worlds' val
 """
 
 from .accuracy import FEW_PASSES
-from .compare import Case, Method, choose, compare
+from .cases import choose
+from .compare import Case, Method, compare
 from .results import Row
 
 METRICS = ["auc", "conversion_given_click auc", "recall@50", "examples/s"]

@@ -20,6 +20,7 @@ import json
 from pathlib import Path
 import shutil
 from typing import Any
+from urllib.parse import quote, unquote
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ import numpy as np
 
 from ..train import launch, run
 from ..zoo.contract import Batch, served
-from ..zoo.features import KnownRows, Schema, example_batch
+from ..zoo.features import ROLES, KnownRows, Schema, example_batch, require_batch
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 MANIFEST = "manifest.json"
@@ -58,6 +59,8 @@ def export_run(folder: Path | str, out: Path | str) -> dict[str, Any]:
     module, config, saved = trained.module, trained.config, trained.saved
     history = saved.settings.history
     batch = _example(config.schema, module.requirements(config), history)
+    if not saved.has_clock:  # The model never saw an age.
+        batch = {role: x for role, x in batch.items() if not role.endswith("_age")}
 
     aside = out.with_name(out.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)
@@ -81,6 +84,7 @@ def export_run(folder: Path | str, out: Path | str) -> dict[str, Any]:
         "schema_hash": config.schema.hash,
         "history": history,
         "programs": sorted(programs),
+        "inputs": {name: sorted(inputs) for name, (_, inputs) in programs.items()},
         "platforms": list(PLATFORMS),
         "versions": run.versions(),
         "date": run.now(),
@@ -122,37 +126,63 @@ class Artifact:
 
         A shorter history than the artifact's is padded; a longer one is an error.
         """
-        return self._programs["apply"](self._variables, self._fit(batch))["logit"]
+        return self._programs["apply"](self._variables, self._fit("apply", batch))["logit"]
 
     def tasks(self, batch: Batch) -> dict[str, jax.Array]:
         """Logits (B, C) of every task."""
-        return self._programs["apply"](self._variables, self._fit(batch))["tasks"]
+        return self._programs["apply"](self._variables, self._fit("apply", batch))["tasks"]
 
     def user_vectors(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Of a retrieval model: (B, K, d), mask (B, K)."""
-        return self._retrieval("user_vectors")(self._variables, self._fit(batch))
+        """Of a retrieval model: (B, K, d), mask (B, K). Needs no candidates."""
+        program = self._retrieval("user_vectors")
+        return program(self._variables, self._fit("user_vectors", batch))
 
     def item_vectors(self, items: dict[str, Any]) -> jax.Array:
         """Of a retrieval model: (N, d) for items {field: (N,)}."""
-        return self._retrieval("item_vectors")(self._variables, items)
+        program, wanted = self._retrieval("item_vectors"), self.schema.item_fields
+        for field in wanted:
+            if field.name not in items:
+                raise ArtifactError(
+                    f"items must hold {field.name!r}, got {', '.join(items) or 'nothing'}."
+                )
+        return program(self._variables, {field.name: items[field.name] for field in wanted})
 
     def _retrieval(self, name: str) -> Callable[..., Any]:
         if name not in self._programs:
             raise ArtifactError(f"{self.manifest['model']} is no retrieval model: no {name}.")
         return self._programs[name]
 
-    def _fit(self, batch: Batch) -> Batch:
+    def _fit(self, program: str, batch: Batch) -> Batch:
+        """The roles and fields that a program takes, the history as long as it takes it."""
+        roles = _roles(program)
+        try:
+            require_batch(self.schema, batch, roles)
+        except ValueError as error:
+            raise ArtifactError(str(error)) from error
+        wanted = self.manifest["inputs"][program]
+        for role in wanted:
+            if role not in batch and role not in ROLES:  # A role without fields may be left out.
+                raise ArtifactError(f"batch must hold {role!r}, got {', '.join(batch)}.")
         length = self.manifest["history"]
-        given = batch["history_mask"].shape[1]
+        size, given = np.shape(batch["history_mask"])
         if given > length:
             raise ArtifactError(f"The history must have at most {length} events, got {given}.")
+        if size == 0:
+            raise ArtifactError("batch must hold at least 1 request, got 0.")
+        fields = {role: [field.name for field in self.schema.role(role)] for role in roles}
+        taken = {
+            role: {name: batch[role][name] for name in fields[role]}
+            if role in fields
+            else batch[role]
+            for role in wanted
+        }
         wider = lambda x: np.pad(x, [(0, 0), (0, length - given)] + [(0, 0)] * (np.ndim(x) - 2))
         grown = {
-            role: jax.tree.map(wider, batch[role])
+            role: jax.tree.map(wider, taken[role])
             for role in ("history", "history_mask", "history_age")
-            if role in batch
+            if role in taken
         }
-        return {**served(batch), **grown}
+        return {**taken, **grown}
 
 
 def load(folder: Path | str) -> Artifact:
@@ -198,6 +228,11 @@ def _example(schema: Schema, requirements: Any, history: int) -> Batch:
     return served(batch)
 
 
+def _roles(program: str) -> tuple[str, ...]:
+    """The roles of fields that a program reads."""
+    return tuple(role for role in ROLES if role != "candidate" or program == "apply")
+
+
 def _programs(module: Any, config: Any, batch: Batch) -> dict[str, tuple[Any, Any]]:
     """name -> a pure function of (variables, inputs), and the shapes of its inputs."""
     inputs = _symbolic(batch)
@@ -208,7 +243,8 @@ def _programs(module: Any, config: Any, batch: Batch) -> dict[str, tuple[Any, An
         size = jax.export.symbolic_shape("n")
         names = [field.name for field in config.schema.item_fields]
         items = {n: _shape(batch["candidate"][n], size, 2) for n in names}
-        programs["user_vectors"] = (lambda v, b: module.user_vectors(v, config, b), inputs)
+        alone = {r: x for r, x in inputs.items() if r not in ("candidate", "candidate_mask")}
+        programs["user_vectors"] = (lambda v, b: module.user_vectors(v, config, b), alone)
         programs["item_vectors"] = (lambda v, i: module.item_vectors(v, config, i), items)
     return programs
 
@@ -233,7 +269,7 @@ def _shape(x: Any, lead: Any = (), replaced: int = 0) -> jax.ShapeDtypeStruct:
 
 def _save_variables(path: Path, variables: Any) -> None:
     flat: dict[str, Any] = {
-        "/".join(entry.key for entry in key): np.asarray(value)
+        "/".join(quote(entry.key, safe="") for entry in key): np.asarray(value)
         for key, value in jax.tree.leaves_with_path(variables)
     }
     np.savez(path, **flat)
@@ -243,7 +279,7 @@ def _load_variables(path: Path) -> Any:
     variables: dict[str, Any] = {"tables": {}, "params": {}, "batch_stats": {}}
     with np.load(path, allow_pickle=False) as content:
         for name in content.files:
-            *folders, leaf = name.split("/")
+            *folders, leaf = map(unquote, name.split("/"))
             held = variables
             for folder in folders:
                 held = held.setdefault(folder, {})

@@ -17,3 +17,16 @@ def all_vary(args, axes: frozenset[str]):
         return jax.lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x
 
     return jax.tree.map(cast_, args)
+
+
+def explicit_axes(tree) -> tuple[str, ...]:
+    """The axes of a mesh that the arrays say they are sharded over, as part of their types."""
+    names = {}
+    for leaf in jax.tree.leaves(tree):
+        mesh = getattr(getattr(jax.typeof(leaf), "sharding", None), "mesh", None)
+        for name, kind in zip(
+            getattr(mesh, "axis_names", ()), getattr(mesh, "axis_types", ()), strict=True
+        ):
+            if kind == jax.sharding.AxisType.Explicit:
+                names[name] = None
+    return tuple(names)

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 import jax
 import jax.numpy as jnp
 
-from ._axes import all_vary, varying
+from ._axes import all_vary, explicit_axes, varying
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +52,16 @@ def dispatch(table: Mapping[str, Implementation], name: str | None, *args, **opt
     have a kernel which does: those are told apart when the computation is lowered, so that an
     export for another platform is right. Kernels know one platform each: an export for several at
     once has to force one in plain JAX, and so do arguments that vary over the axes of a
-    `shard_map`. A forced name never falls back: it runs, or raises NotImplementedError with the
-    reason.
+    `shard_map`. A forced name never falls back: it raises NotImplementedError with the reason, or
+    runs, a kernel on its own platform; for another one JAX refuses to lower it.
     """
     if name is not None and name not in table:
         raise ValueError(f"implementation must be None or one of {list(table)}, got {name!r}.")
+    if axes := explicit_axes(args):
+        raise NotImplementedError(
+            f"arguments must not be sharded over explicit axes of a mesh, got {', '.join(axes)}: "
+            "call the op inside jax.sharding.auto_axes, or make the mesh with AxisType.Auto."
+        )
     reasons, kernels, plain = [], [], None
     axes = varying(args)
     args = all_vary(args, axes)
@@ -97,15 +102,21 @@ _EXACTNESS: dict[str | None, Exactness] = {
 }
 
 
+def matmul_precision() -> str | None:
+    """The name that `jax.default_matmul_precision` has in force."""
+    return cast(Any, jax.config).jax_default_matmul_precision
+
+
 def exactness() -> Exactness | None:
     """What `jax.default_matmul_precision` asks of kernels; None if they do not know its name."""
-    return _EXACTNESS.get(cast(Any, jax.config).jax_default_matmul_precision)
+    return _EXACTNESS.get(matmul_precision())
 
 
 def unknown_precision() -> str | None:
     """The reason why a kernel cannot multiply as asked."""
-    name = cast(Any, jax.config).jax_default_matmul_precision
-    return None if exactness() else f"kernels do not know the matrix precision {name!r}"
+    if exactness():
+        return None
+    return f"kernels do not know the matrix precision {matmul_precision()!r}"
 
 
 def _on_platforms(kernels, plain, args, options, *, forced):
@@ -146,7 +157,14 @@ def _on_platforms(kernels, plain, args, options, *, forced):
         result, kept = forward(*args)
         return result, (args, kept)
 
+    asked = matmul_precision()
+
     def backward(residuals, gradient):
+        # A derivative is traced later, when what was asked for may no longer be in force.
+        with jax.default_matmul_precision(asked):
+            return derive(residuals, gradient)
+
+    def derive(residuals, gradient):
         def branch(kernel, args, kept, gradient):
             return kernel.backward(*args, kept[kernel.platform], gradient, **options)
 

@@ -11,6 +11,7 @@ from ._dispatch import exactness, unknown_precision
 
 LANES = 128
 SUBLANES = 8
+MAX_REQUESTS = 2**16  # Where their keys end has to fit into a megabyte of scalar memory.
 
 
 def tile_of(length: int, most: int = 512) -> int:
@@ -24,24 +25,29 @@ def refusal(*sizes: Any) -> str | None:
         return reason
     if not all(isinstance(size, int) for size in sizes):
         return f"a grid needs known sizes, got {sizes}"
+    if sizes[0] > MAX_REQUESTS:
+        return f"needs at most {MAX_REQUESTS} requests, got {sizes[0]}"
     return None if all(sizes) else f"nothing to do for {sizes}"
 
 
 def precision(dtype) -> jax.lax.Precision | None:
     """Of products: what is asked for, where it makes a difference."""
-    return jax.lax.Precision(exactness()) if dtype == jnp.float32 else None
+    if dtype != jnp.float32 or exactness() == "default":
+        return None
+    return jax.lax.Precision.HIGHEST  # There is nothing between.
 
 
 def of_history(tile: int, width: int) -> list[pl.BlockSpec]:
     """Keys (B, L, width) and a row of what is said of them (B, 1, L), tile by tile.
 
-    For grids (request, anything, tile) that know where the real keys begin and end. Instead of a
-    tile without any, the nearest that has some: it is there already, and nothing is copied.
+    For grids (request, anything, tile) that know where the real keys begin and end (`ends`, two
+    numbers per request). Instead of a tile without any, the nearest that has some: it is there
+    already, and nothing is copied.
     """
 
     def live(b, i, ends):
-        low = jax.lax.div(ends[b, 0], tile)
-        high = jax.lax.div(ends[b, 1] + (tile - 1), tile)
+        low = jax.lax.div(ends[2 * b], jnp.int32(tile))
+        high = jax.lax.div(ends[2 * b + 1] + (tile - 1), jnp.int32(tile))
         return jnp.clip(i, low, jnp.maximum(high - 1, low))
 
     return [

@@ -2,6 +2,8 @@
 
 import ast
 from pathlib import Path
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -72,3 +74,15 @@ def test_every_package_is_declared():
         for path in (ROOT / room).rglob("__init__.py")
     }
     assert declared == found | {"recjax"}
+
+
+def test_the_suites_of_kernels_run_on_machines_that_have_little_but_jax():
+    """Not the libraries of the command line, of files and of pictures."""
+    code = """
+import sys
+for name in ("pyarrow", "tyro", "orbax.checkpoint", "tensorstore", "matplotlib"):
+    sys.modules[name] = None
+from recjax.bench import gpu, kernels, suites
+assert suites.SUITES
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

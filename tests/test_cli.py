@@ -142,6 +142,9 @@ def test_bad_rows_are_skipped_when_asked(log, tmp_path, capsys):
     assert "line 98" in rejected(capsys, *train(log, out))
     assert cli.main([str(a) for a in train(log, out, "--on-bad-row", "skip")]) == 0
     assert json.loads((out / "metrics.json").read_text())["facts"]["rows skipped"] == 2
+    capsys.readouterr()
+    assert "line 98" in rejected(capsys, "evaluate", out)
+    assert cli.main(["evaluate", str(out), "--on-bad-row", "skip"]) == 0
 
 
 def test_another_schema_is_named(log, tmp_path, capsys):

@@ -113,6 +113,7 @@ def evaluate_run(
     *,
     source: str | None = None,
     dataset: Dataset | None = None,
+    on_bad_row: OnBadRow = "stop",
     change: Callable[[Requests], Requests] = lambda requests: requests,
 ) -> dict[str, Any]:
     """Scores the test requests of a source with the best parameters of a run.
@@ -122,6 +123,7 @@ def evaluate_run(
       source: the run's own by default; another one must have the same schema, and is read with
         the run's vocabularies.
       dataset: what `source` gives, for those who have opened it already.
+      on_bad_row: "stop" or "skip", for files of events.
       change: what to do to the test requests first, e.g. `evaluation.exchange_histories`.
 
     Raises:
@@ -133,6 +135,7 @@ def evaluate_run(
         dataset = open_source(
             source or saved.source,
             max_train_per_user=saved.settings.max_train_per_user,
+            on_bad_row=on_bad_row,
             row_maps=saved.row_maps,
         )
     saved.require_schema(dataset.schema)

@@ -328,6 +328,12 @@ def _open(
         ):
             if was != now:
                 raise run.RunError(f"{out} cannot be resumed: {what}{_changed(was, now)}.")
+        same = run.outline(saved.row_maps) == run.outline(dataset.row_maps)
+        if not same or saved.events != dataset.log.fingerprint():
+            raise run.RunError(
+                f"{out} cannot be resumed: {source} no longer holds the events that it was "
+                "trained on."
+            )
         return
     run.require_free(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -337,5 +343,5 @@ def _open(
         config=config,
         settings=settings,
         source=source,
-        row_maps=dataset.row_maps,
+        dataset=dataset,
     )

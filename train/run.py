@@ -27,6 +27,7 @@ import numpy as np
 
 from ..zoo.contract import Model
 from ..zoo.features import HashedRows, KnownRows, RowMap, Schema
+from .data.dataset import Dataset
 from .settings import Settings
 
 
@@ -129,19 +130,13 @@ def save_config(
     config: Any,
     settings: Settings,
     source: str,
-    row_maps: dict[str, RowMap],
+    dataset: Dataset,
 ) -> None:
     """Writes `config.json` and the vocabularies."""
     (folder / "rows").mkdir(exist_ok=True)
-    maps: dict[str, Any] = {}
-    for table, row_map in row_maps.items():
+    for table, row_map in dataset.row_maps.items():
         if isinstance(row_map, KnownRows):
             np.save(rows_file(folder, table), row_map.signatures)
-            maps[table] = {"known": zlib.crc32(row_map.signatures.tobytes())}
-        elif isinstance(row_map, HashedRows):
-            maps[table] = row_map.rows
-        else:
-            raise TypeError(f"Table {table!r}: cannot save a row map of {type(row_map).__name__}.")
     write_json(
         folder / "config.json",
         {
@@ -149,21 +144,38 @@ def save_config(
             "options": options_of(config),
             "settings": dataclasses.asdict(settings),
             "data": source,
+            "events": dataset.log.fingerprint(),
+            "has_clock": dataset.log.has_clock,
             "schema": config.schema.to_dict(),
             "schema_hash": config.schema.hash,
-            "row_maps": maps,
+            "row_maps": outline(dataset.row_maps),
         },
     )
 
 
+def outline(row_maps: dict[str, RowMap]) -> dict[str, Any]:
+    """What tells row maps from others: {table: rows, or the checksum of what it knows}."""
+    found: dict[str, Any] = {}
+    for table, row_map in row_maps.items():
+        if isinstance(row_map, KnownRows):
+            found[table] = {"known": zlib.crc32(row_map.signatures.tobytes())}
+        elif isinstance(row_map, HashedRows):
+            found[table] = row_map.rows
+        else:
+            raise TypeError(f"Table {table!r}: cannot save a row map of {type(row_map).__name__}.")
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """A run's `config.json`, read back."""
+    """A run's `config.json`, read back; `events` is the fingerprint of its data."""
 
     model: str
     options: dict[str, Any]
     settings: Settings
     source: str
+    events: int
+    has_clock: bool
     schema: Schema
     row_maps: dict[str, RowMap]
 
@@ -212,7 +224,8 @@ def load_config(folder: Path) -> Saved:
         for name, value, kind in (("model", model, str), ("options", options, dict)):
             if not isinstance(value, kind):
                 raise ValueError(f"{name} must be a {kind.__name__}, got {value!r}")
-        saved = Saved(model, options, settings, str(source), schema, row_maps)
+        events, has_clock = content["events"], content["has_clock"]
+        saved = Saved(model, options, settings, str(source), events, has_clock, schema, row_maps)
     except (LookupError, TypeError, ValueError, OSError, EOFError, AttributeError) as error:
         raise RunError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     if schema.hash != content.get("schema_hash"):

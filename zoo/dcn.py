@@ -37,7 +37,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .checks import require_choice, require_positive, require_probability
+from .checks import require_choice, require_fields, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .embeddings import (
     Pooling,
@@ -99,6 +99,7 @@ class Config:
     embedding_dropout: float = 0.0
 
     def __post_init__(self):
+        require_fields(self)
         require_positive(self, "cross_layers", "tower_units", "rank", "experts")
         require_choice(self, "cross", get_args(Cross))
         require_choice(self, "structure", get_args(Structure))

@@ -34,7 +34,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from ..kernels.augru import augru, gru
 from ..kernels.target_attention import normalized
 from .auxiliary import NextBehaviour, auxiliary_loss
-from .checks import require_choice, require_positive, require_probability
+from .checks import require_choice, require_item_fields, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .din import ActivationUnit
 from .embeddings import (
@@ -48,6 +48,7 @@ from .embeddings import (
     init_variables,
     pool,
     read_tables,
+    require_drawn,
     tower_input,
 )
 from .features import Schema
@@ -119,8 +120,7 @@ class Config:
         for name in ("attention_units", "auxiliary_units"):
             if not getattr(self, name):
                 raise ValueError(f"Config.{name} must name at least one layer, got ().")
-        if not self.schema.item_fields:
-            raise ValueError("Config.schema must have a field of history and candidate, got none.")
+        require_item_fields(self)
 
 
 def requirements(config: Config) -> Requirements:
@@ -176,7 +176,8 @@ class DIEN(nn.Module):
         self, batch: Batch, *, train: bool = False
     ) -> tuple[Output, dict[str, Float[Array, ""]]]:
         """Scores each candidate; in training also the auxiliary loss, if there is one."""
-        config, batch = self.config, as_arrays(batch)
+        config = self.config
+        batch = as_arrays(batch, config.schema)
         if train:
             batch = compact(batch)  # The auxiliary loss speaks of the next event.
         tables = read_tables(self, config.schema)
@@ -190,6 +191,8 @@ class DIEN(nn.Module):
         terms = {}
         if config.auxiliary_weight and (train or self.is_mutable_collection("params")):
             # An initialisation only needs widths, and may come without negatives.
+            if train:
+                require_drawn(batch, "history_negative")
             drawn = batch["history_negative" if train else "history"]
             negative = embed_items(tables, config.schema, drawn)
             # As the events themselves, from which it could be told by its zeros otherwise.

@@ -34,7 +34,7 @@ from ..kernels.target_attention import (
     moments,
     target_attention,
 )
-from .checks import require_choice, require_positive, require_probability
+from .checks import require_choice, require_item_fields, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .embeddings import as_arrays, dropout, embed, init_variables, read_tables, tower_input
 from .features import Schema
@@ -78,6 +78,7 @@ class Config:
         require_probability(self, "embedding_dropout")
         if not self.attention_units:
             raise ValueError("Config.attention_units must name at least one layer, got ().")
+        require_item_fields(self)
 
 
 def requirements(config: Config) -> Requirements:

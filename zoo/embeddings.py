@@ -3,6 +3,7 @@
 Shapes: `B` requests, `L` history events, `C` candidates, `D` width of a behaviour.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import functools
 from typing import Any, Literal, NamedTuple
@@ -15,7 +16,16 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 import numpy as np
 
 from .contract import NOTHING_MORE, Batch, Requirements, Variables
-from .features import PADDING_ROW, RESERVED_ROWS, Field, Schema, Table, example_batch
+from .features import (
+    PADDING_ROW,
+    RESERVED_ROWS,
+    ROLES,
+    Field,
+    Schema,
+    Table,
+    example_batch,
+    require_batch,
+)
 
 INIT_STD = 0.01
 Pooling = Literal["sum", "mean"]
@@ -106,9 +116,21 @@ def read_tables(module: nn.Module, schema: Schema) -> dict[str, Float[Array, "ro
     return {t.name: module.variable("tables", t.name, fresh, t).value for t in schema.tables}
 
 
-def as_arrays(batch: Batch) -> Batch:
-    """The batch as JAX arrays; pipelines and records deliver NumPy's."""
+def as_arrays(batch: Batch, schema: Schema | None = None, roles: Sequence[str] = ROLES) -> Batch:
+    """The batch as JAX arrays; pipelines and records deliver NumPy's.
+
+    With a schema, ValueError says what these roles of the batch lack, or hold in another shape.
+    """
+    if schema is not None:
+        require_batch(schema, batch, roles)
     return jax.tree.map(jnp.asarray, batch)
+
+
+def require_drawn(batch: Batch, *roles: str) -> None:
+    """Raises ValueError unless the batch holds these roles, which losses need and serving lacks."""
+    for role in roles:
+        if role not in batch:
+            raise ValueError(f"A loss needs batch[{role!r}], got {', '.join(batch)}.")
 
 
 def compact(batch: Batch, *, at_end: bool = False) -> Batch:
@@ -149,7 +171,7 @@ class Embedded(NamedTuple):
 
 def embed(tables: dict[str, Float[Array, "rows dim"]], schema: Schema, batch: Batch) -> Embedded:
     """Looks up every field of the batch. Raises ValueError if it lacks one of the schema's."""
-    _require_fields(schema, batch)
+    require_batch(schema, batch)
     size = batch["candidate_mask"].shape[0]
     lead = {
         "user": (size,),
@@ -178,20 +200,6 @@ def embed(tables: dict[str, Float[Array, "rows dim"]], schema: Schema, batch: Ba
         history=jnp.concatenate([jnp.zeros((*lead["history"], 0), jnp.float32), *history], axis=-1),
         history_only=gather("history", lambda field: field.name not in shared),
     )
-
-
-def _require_fields(schema: Schema, batch: Batch) -> None:
-    for role in ("candidate_mask", "history_mask"):
-        if role not in batch:
-            raise ValueError(f"batch must hold {role!r}, got {', '.join(batch)}.")
-    for role in ("user", "context", "candidate", "history"):
-        given = batch.get(role, {})
-        for field in schema.role(role):
-            if field.name not in given:
-                raise ValueError(
-                    f"batch[{role!r}] must hold {field.name!r}, which the schema has there; "
-                    f"got {', '.join(given) or 'nothing'}."
-                )
 
 
 def embed_items(

@@ -40,7 +40,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from .checks import require_choice, require_positive, require_probability
+from .checks import require_choice, require_fields, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .embeddings import (
     Pooling,
@@ -55,7 +55,7 @@ from .embeddings import (
 )
 from .features import Schema
 from .layers import ACTIVATIONS, Activation, Layers, Tower
-from .losses import click_loss, in_training
+from .losses import click_loss, in_training, label_of
 
 KIND = "ranking"
 
@@ -89,6 +89,7 @@ class Config:
     embedding_dropout: float = 0.0
 
     def __post_init__(self):
+        require_fields(self)
         require_choice(self, "mode", get_args(Mode))
         require_positive(self, "tower_units", "experts")
         require_choice(self, "activation", ACTIVATIONS)
@@ -138,7 +139,10 @@ def loss(
         ESMM(config, axis_name), variables, batch, key, method="towers"
     )
     click, conversion = config.schema.tasks[:2]
-    y, z = batch["label"][click], batch["label"][conversion]
+    y, z = label_of(batch, click), label_of(batch, conversion)
+    # Where there was no click nobody can know, and the column may say so by NaN.
+    z = jnp.where(y > 0, z, 0.0)
+    batch = {**batch, "label": {**batch["label"], conversion: z}}
     weight = batch.get("weight", {}).get(conversion, jnp.ones_like(z))
     terms = {"ctr": click_loss(a, batch, click, axis_name)}
     if config.mode == "esmm":

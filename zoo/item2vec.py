@@ -31,9 +31,22 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .checks import require_positive
 from .contract import Aux, Batch, Output, Requirements, Variables
-from .embeddings import as_arrays, init_variables, lookup, pool, read_tables
+from .embeddings import (
+    as_arrays,
+    init_variables,
+    lookup,
+    pool,
+    read_tables,
+    require_drawn,
+)
 from .features import Schema
-from .retrieval import identity_field, mean_over_positives, nearest_interest, newest
+from .retrieval import (
+    identity_field,
+    identity_schema,
+    mean_over_positives,
+    nearest_interest,
+    newest,
+)
 
 KIND = "retrieval"
 
@@ -105,7 +118,9 @@ def loss(
 ) -> tuple[Float[Array, ""], Aux]:
     """Skip-gram with negatives over the pairs of the first task's positives and their contexts."""
     del key
-    batch, task = as_arrays(batch), config.schema.tasks[0]
+    batch = as_arrays(batch, identity_schema(config.schema))
+    require_drawn(batch, "sampled")
+    task = config.schema.tasks[0]
     summed = Item2Vec(config).apply(variables, batch, method="training_terms")
     pairs, noise, count = cast(tuple, summed)
     mean = functools.partial(
@@ -128,13 +143,13 @@ class Item2Vec(nn.Module):
 
     def __call__(self, batch: Batch) -> Output:
         """cos(mean u of the history, u) for each candidate."""
-        batch = as_arrays(batch)
+        batch = as_arrays(batch, identity_schema(self.config.schema))
         logit = nearest_interest(*self.user_vectors(batch), self.item_vectors(batch["candidate"]))
         return Output(logit, {self.config.schema.tasks[0]: logit})
 
     def user_vectors(self, batch: Batch) -> tuple[Float[Array, "B 1 D"], Bool[Array, "B 1"]]:
         """The mean u of each history, of length 1."""
-        batch = as_arrays(batch)
+        batch = as_arrays(batch, identity_schema(self.config.schema), ("history",))
         u, _ = self._vectors(batch["history"])
         user = unit(pool(u, batch["history_mask"], "mean"))
         return user[:, None], jnp.ones((user.shape[0], 1), bool)

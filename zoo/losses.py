@@ -21,7 +21,7 @@ def click_loss(
     this: an auxiliary weight of 1 there is 2 here.
     """
     mask = batch["candidate_mask"]
-    label = batch["label"][task]
+    label = label_of(batch, task)
     if label.shape != logit.shape:
         raise ValueError(f"label {task!r} must have shape {logit.shape}, got {label.shape}.")
     weight = batch.get("weight", {}).get(task, jnp.ones_like(label))
@@ -31,6 +31,16 @@ def click_loss(
     if axis_name is not None:
         total, mass = jax.lax.psum((total, mass), axis_name)
     return total / jnp.maximum(mass, 1e-12)
+
+
+def label_of(batch: Batch, task: str) -> Float[Array, "B C"]:
+    """The labels of a task. Raises ValueError if the batch has none."""
+    labels = batch.get("label", {})
+    if task not in labels:
+        raise ValueError(
+            f"A loss needs batch['label'][{task!r}], got {', '.join(labels) or 'no label'}."
+        )
+    return labels[task]
 
 
 def in_training(

@@ -111,7 +111,8 @@ class LR(nn.Module):
     @nn.compact
     def terms(self, batch: Batch) -> dict[str, Float[Array, "B _ 1"]]:
         """What each field contributes, and the bias."""
-        batch, schema = as_arrays(batch), self.config.schema.with_dim(1)
+        schema = self.config.schema.with_dim(1)
+        batch = as_arrays(batch, schema)
         tables = read_tables(self, schema)
         linear = Linear(schema, 1, self.config.pooling, nn.initializers.zeros, name="linear")
         bias = self.param("bias", nn.initializers.zeros, (1,))

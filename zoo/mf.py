@@ -30,9 +30,22 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .checks import require_positive
 from .contract import Aux, Batch, Output, Requirements, Variables
-from .embeddings import as_arrays, init_variables, lookup, masked_sum, read_tables
+from .embeddings import (
+    as_arrays,
+    init_variables,
+    lookup,
+    masked_sum,
+    read_tables,
+    require_drawn,
+)
 from .features import Schema
-from .retrieval import accidental_hits, identity_field, nearest_interest, sampled_softmax_loss
+from .retrieval import (
+    accidental_hits,
+    identity_field,
+    identity_schema,
+    nearest_interest,
+    sampled_softmax_loss,
+)
 
 KIND = "retrieval"
 
@@ -102,7 +115,8 @@ def loss(
 ) -> tuple[Float[Array, ""], Aux]:
     """Sampled softmax of the first task's positives."""
     del key
-    batch = as_arrays(batch)
+    batch = as_arrays(batch, identity_schema(config.schema))
+    require_drawn(batch, "sampled", "sampled_log_q", "candidate_log_q")
     users, _ = user_vectors(variables, config, batch)
     items = item_vectors(variables, config, batch["candidate"])
     sampled = item_vectors(variables, config, batch["sampled"])
@@ -126,13 +140,13 @@ class MF(nn.Module):
 
     def __call__(self, batch: Batch) -> Output:
         """(n^-alpha sum_j p_j) . q_i + b_i for each candidate."""
-        batch = as_arrays(batch)
+        batch = as_arrays(batch, identity_schema(self.config.schema))
         logit = nearest_interest(*self.user_vectors(batch), self.item_vectors(batch["candidate"]))
         return Output(logit, {self.config.schema.tasks[0]: logit})
 
     def user_vectors(self, batch: Batch) -> tuple[Float[Array, "B 1 E"], Bool[Array, "B 1"]]:
         """[n^-alpha sum_j p_j, 1]."""
-        batch = as_arrays(batch)
+        batch = as_arrays(batch, identity_schema(self.config.schema), ("history",))
         mask = batch["history_mask"]
         p = self.rows(self._identity(batch["history"]))[..., : self.config.dim]
         count = jnp.maximum(mask.sum(axis=1, keepdims=True, dtype=jnp.float32), 1.0)

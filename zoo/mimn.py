@@ -40,7 +40,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .auxiliary import NextBehaviour, auxiliary_loss
-from .checks import require_choice, require_positive, require_probability
+from .checks import require_choice, require_item_fields, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .din import ActivationUnit, Normalize
 from .embeddings import (
@@ -54,6 +54,7 @@ from .embeddings import (
     for_each_candidate,
     init_variables,
     read_tables,
+    require_drawn,
     tower_input,
 )
 from .features import Schema
@@ -135,8 +136,7 @@ class Config:
             )
         if not self.attention_units:
             raise ValueError("Config.attention_units must name at least one layer, got ().")
-        if not self.schema.item_fields:
-            raise ValueError("Config.schema must have a field of history and candidate, got none.")
+        require_item_fields(self)
 
 
 def requirements(config: Config) -> Requirements:
@@ -226,7 +226,8 @@ class MIMN(nn.Module):
         self, batch: Batch, *, train: bool = False
     ) -> tuple[Output, dict[str, Float[Array, ""]]]:
         """Scores each candidate; also the terms of the loss that speak of the history."""
-        config, batch = self.config, as_arrays(batch)
+        config = self.config
+        batch = as_arrays(batch, config.schema)
         if train and config.auxiliary_weight:
             batch = compact(batch)  # The auxiliary loss speaks of the next event.
         drop = lambda x: self.dropout(x, deterministic=not train)
@@ -245,6 +246,8 @@ class MIMN(nn.Module):
             terms["usage"] = unequal_usage(state.usage, batch["candidate_mask"], self.axis_name)
         if config.auxiliary_weight and (train or self.is_mutable_collection("params")):
             # An initialisation only needs widths, and may come without negatives.
+            if train:
+                require_drawn(batch, "history_negative")
             drawn = batch["history_negative" if train else "history"]
             negative = drop(embed_items(dict(self.tables), config.schema, drawn))
             terms["auxiliary"] = auxiliary_loss(
@@ -260,6 +263,9 @@ class MIMN(nn.Module):
         """The state after one more event."""
         schema, event = self.config.schema, as_arrays(event)
         others = [f for f in schema.role("history") if schema.find("candidate", f.name) is None]
+        for field in schema.role("history"):
+            if field.name not in event:
+                raise ValueError(f"event must hold {field.name!r}, got {', '.join(event)}.")
         parts = [embed_items(dict(self.tables), schema, event)]
         parts += [embed_field(dict(self.tables), field, event[field.name]) for field in others]
         return step(
@@ -272,7 +278,8 @@ class MIMN(nn.Module):
 
     def apply_state(self, state: State, batch: Batch) -> Output:
         """Scores each candidate, given a state."""
-        schema, batch = self.config.schema, as_arrays(batch)
+        schema = self.config.schema
+        batch = as_arrays(batch, schema, ("user", "context", "candidate"))
         lead = (batch["candidate_mask"].shape[0], 0)
         dtype = lambda field: jnp.float32 if field.kind == "dense" else jnp.int32
         nothing = {

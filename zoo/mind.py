@@ -42,6 +42,7 @@ from .embeddings import (
     for_each_candidate,
     init_variables,
     read_tables,
+    require_drawn,
 )
 from .features import Field, Schema
 from .retrieval import (
@@ -105,6 +106,8 @@ class Config:
         for name in ("routing_std", "agreement_scale"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"Config.{name} must be > 0, got {getattr(self, name)}.")
+        if not 0 <= self.routing_seed < 2**32:
+            raise ValueError(f"Config.routing_seed must be in [0, 2**32), got {self.routing_seed}.")
         if not self.power >= 1:
             raise ValueError(f"Config.power must be >= 1, got {self.power}.")
         identity_field(self.schema)
@@ -151,7 +154,8 @@ def loss(
     axis_name: str | None = None,
 ) -> tuple[Float[Array, ""], Aux]:
     """Sampled softmax of the first task's positives, each against the interest it picks."""
-    batch = as_arrays(batch)
+    batch = as_arrays(batch, config.schema)
+    require_drawn(batch, "sampled", "sampled_log_q", "candidate_log_q")
     if axis_name is not None:
         key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
     scores = MIND(config).apply(variables, batch, method="training_scores", rngs={"dropout": key})
@@ -185,7 +189,7 @@ class MIND(nn.Module):
 
     def __call__(self, batch: Batch) -> Output:
         """max_j v_j . e for each candidate."""
-        batch = as_arrays(batch)
+        batch = as_arrays(batch, self.config.schema)
         logit = nearest_interest(*self.user_vectors(batch), self.item_vectors(batch["candidate"]))
         return Output(logit, {self.config.schema.tasks[0]: logit})
 
@@ -211,7 +215,9 @@ class MIND(nn.Module):
         self, batch: Batch, *, train: bool = False
     ) -> tuple[Float[Array, "B K D"], Bool[Array, "B K"]]:
         """Routes the history into interests and joins each with the profile."""
-        config, batch = self.config, compact(as_arrays(batch), at_end=True)
+        config = self.config
+        batch = as_arrays(batch, config.schema, ("user", "context", "history"))
+        batch = compact(batch, at_end=True)
         mask = batch["history_mask"]
         events = self.item_vectors(batch["history"])
         for field in self.event_fields:

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .checks import require_choice, require_positive, require_probability
+from .checks import require_choice, require_fields, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .embeddings import (
     as_arrays,
@@ -58,6 +58,7 @@ class Config:
     embedding_dropout: float = 0.0
 
     def __post_init__(self):
+        require_fields(self)
         require_positive(self, "tower_units")
         require_choice(self, "activation", ACTIVATIONS)
         require_choice(self, "pooling", ("sum", "mean"))

@@ -97,7 +97,8 @@ class MLR(nn.Module):
     def __call__(self, batch: Batch, *, train: bool = False) -> Output:
         """Scores each candidate."""
         del train
-        config, batch = self.config, as_arrays(batch)
+        config = self.config
+        batch = as_arrays(batch, config.schema)
         schema = config.schema.with_dim(2 * config.pieces)
         kernel_init = nn.initializers.normal(INIT_STD)
         linear = Linear(schema, 2 * config.pieces, config.pooling, kernel_init, name="linear")

@@ -12,12 +12,15 @@ A draw that is the candidate itself is an accidental hit and left out of the sum
 Shapes: `B` requests, `L` events, `C` candidates, `K` interests, `S` shared draws, `D` width.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .contract import Batch
 from .features import Field, Schema
+from .losses import label_of
 
 # Finite, so that no difference of two of them is NaN.
 NEVER = -0.7 * float(jnp.finfo(jnp.float32).max)
@@ -40,6 +43,12 @@ def nearest_interest(
     """max_k v_k . e over the user's real vectors."""
     scores = jnp.einsum("bkd,bcd->bck", users, items)
     return jnp.max(jnp.where(mask[:, None, :], scores, NEVER), axis=-1)
+
+
+def identity_schema(schema: Schema) -> Schema:
+    """The schema of batches of which only the items' identity is read."""
+    name = identity_field(schema).name
+    return dataclasses.replace(schema, fields=tuple(f for f in schema.fields if f.name == name))
 
 
 def accidental_hits(schema: Schema, batch: Batch) -> Bool[Array, "B C S"]:
@@ -81,7 +90,7 @@ def mean_over_positives(
 
     `y` is the label, `w` the weight; `count` says how many terms `each` sums, 1 by default.
     """
-    label = batch["label"][task]
+    label = label_of(batch, task)
     weight = label * batch.get("weight", {}).get(task, jnp.ones_like(label))
     weight = jnp.where(batch["candidate_mask"], weight, 0.0)
     total = jnp.sum(weight * each)

@@ -42,7 +42,8 @@ def interest_mask(count: Int[Array, " B"], interests: int) -> Bool[Array, "B K"]
     """The first max(1, min(K, floor(log2 n))) interests of users with n events."""
     j = np.arange(interests)
     # In whole numbers: log2(8) may come out below 3.
-    return (j == 0)[None] | (count[:, None] >= 2 ** (j + 1)[None])
+    least = 2 ** np.minimum(j + 1, 30)  # More events than that, nobody has.
+    return (j == 0)[None] | (count[:, None] >= least[None]) & (j < 30)[None]
 
 
 def squash(z: Float[Array, "*lead D"]) -> Float[Array, "*lead D"]:

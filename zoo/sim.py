@@ -38,7 +38,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..kernels.soft_search import soft_search
-from .checks import require_choice, require_positive, require_probability
+from .checks import require_choice, require_item_fields, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .din import ActivationUnit, Normalize
 from .embeddings import (
@@ -123,8 +123,7 @@ class Config:
                 raise ValueError(f"Config.{name} must be >= 0, got {getattr(self, name)}.")
         if not self.attention_units:
             raise ValueError("Config.attention_units must name at least one layer, got ().")
-        if not self.schema.item_fields:
-            raise ValueError("Config.schema must have a field of history and candidate, got none.")
+        require_item_fields(self)
 
 
 def requirements(config: Config) -> Requirements:
@@ -174,7 +173,7 @@ class SIM(nn.Module):
     ) -> Output | tuple[Output, Float[Array, "B C"] | None]:
         """Scores each candidate; in training also by what soft search itself thinks of it."""
         config = self.config
-        batch, older = split(as_arrays(batch), config.short_length)
+        batch, older = split(as_arrays(batch, config.schema), config.short_length)
         tables = read_tables(self, config.schema)
         embedded = dropout(
             embed(tables, config.schema, batch), config.embedding_dropout, train=train

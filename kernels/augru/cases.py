@@ -52,6 +52,8 @@ class Case:
 CASES = (
     Case(name="one_step", batch=1, candidates=1, length=1, width=2, units=1),
     Case(name="no_history", batch=2, candidates=3, length=0, width=2, units=3),
+    Case(name="no_request", batch=0, candidates=2, length=3, width=2, units=3),
+    Case(name="no_candidate", batch=2, candidates=0, length=3, width=2, units=3),
     Case(name="ragged", batch=4, candidates=2, length=5, width=3, units=4),
     Case(name="long", batch=3, candidates=4, length=100, width=3, units=2),
     Case(name="impressions", batch=512, candidates=1, length=100, width=32, units=32, bench=True),

@@ -85,7 +85,7 @@ def cell_step(
         from_input = (from_input + bias)[:, None]
     # As one flat product: XLA's CPU backend takes half as long again over a batched one.
     from_state = hidden.reshape(-1, width) @ weights.recurrent
-    from_state = from_state.reshape(*hidden.shape[:2], -1)
+    from_state = from_state.reshape(*hidden.shape[:2], weights.recurrent.shape[1])
     # Split, not sliced: gradients of slices would be padded with zeros and added.
     gates = from_state.shape[-1] - width
     x_gates, x_new = jnp.split(from_input, [gates], axis=-1)

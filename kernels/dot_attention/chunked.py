@@ -101,7 +101,8 @@ def _rows(table: Float[Array, "I T"], index: Int[Array, "B L"]) -> Float[Array, 
 def _rows_backward(kept, gradient):
     # A product adds in the same order every time; a scatter on a GPU does not.
     table, index = kept
-    return jnp.einsum("bli,blt->it", jax.nn.one_hot(index, len(table)), gradient), None
+    hot = jax.nn.one_hot(index, len(table), dtype=gradient.dtype)
+    return jnp.einsum("bli,blt->it", hot, gradient, precision="highest"), None
 
 
 _rows.defvjp(lambda table, index: (_rows(table, index), (table, index)), _rows_backward)

@@ -19,6 +19,9 @@ from .. import _tpu
 from .._dispatch import Kernel
 from .._mask import MASKED, real_range
 
+MAX_WIDTH = 512
+MAX_INTERVALS = 256
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -38,8 +41,10 @@ def unsupported(query, keys, mask, interval=None, table=None) -> str | None:
     del mask, interval
     if reason := _tpu.refusal(*query.shape[:2], keys.shape[1]):
         return reason
-    if keys.shape[2] > 512 or (table is not None and table.shape[0] > 256):
-        return f"needs widths <= 512 and at most 256 intervals, got {keys.shape[2]}"
+    if not 0 < keys.shape[2] <= MAX_WIDTH:
+        return f"width must be in 1..{MAX_WIDTH}, got {keys.shape[2]}"
+    if table is not None and table.shape[0] > MAX_INTERVALS:
+        return f"intervals must be <= {MAX_INTERVALS}, got {table.shape[0]}"
     return None
 
 
@@ -64,7 +69,7 @@ def dot_attention(
     (requests, queries, _), (length, width) = query.shape, keys.shape[1:]
     tile, block = config.tile, config.queries
     rows = _tpu.SUBLANES if table is None else -(-table.shape[0] // _tpu.SUBLANES) * _tpu.SUBLANES
-    said = jnp.zeros((requests, queries, rows))
+    said = jnp.zeros((requests, queries, rows), jnp.float32)
     if table is not None:
         weights = jnp.pad(table.astype(jnp.float32), ((0, rows - table.shape[0]), (0, 0)))
         said = query[..., width:].astype(jnp.float32) @ weights.T
@@ -100,7 +105,7 @@ def dot_attention(
         ),
         interpret=interpret,
         name="dot_attention",
-    )(real_range(mask), query[..., :width], said, keys, index[:, None])
+    )(real_range(mask).reshape(-1), query[..., :width], said, keys, index[:, None])
     if table is not None:
         found = jnp.concatenate([found, spread[..., : len(table)] @ table.astype("float32")], -1)
     return found.astype(keys.dtype)
@@ -116,11 +121,11 @@ def _kernel(intervals, precision, ends, query, said, keys, index, *refs):
         found[...], spread[...] = jnp.zeros_like(found), jnp.zeros_like(spread)
         most[...], mass[...] = jnp.full_like(most, MASKED), jnp.zeros_like(mass)
 
-    @pl.when((ends[b, 0] < (i + 1) * tile) & (i * tile < ends[b, 1]))
+    @pl.when((ends[2 * b] < (i + 1) * tile) & (i * tile < ends[2 * b + 1]))
     def _meet():
         # Beyond the history there is nothing, not even zeros; masked keys may hold anything.
         t = _tpu.positions(i, tile)
-        real = (index[0] >= 0) & (t < ends[b, 1])
+        real = (index[0] >= 0) & (t < ends[2 * b + 1])
         k = jnp.where(_tpu.as_column(real), keys[0], 0).astype(keys.dtype)
         row = jax.lax.broadcasted_iota(jnp.int32, (spread.shape[1], tile), 0)
         hot = ((row == index[0]) & real).astype(jnp.float32)

@@ -168,7 +168,7 @@ def _prepare(
 ) -> tuple[Float[Array, "B Q E"], Float[Array, "B Q NP"]]:
     """What queries say to keys, in their own dtype, and to each interval, padded with zeros."""
     rows = 0 if table is None else table.shape[0]
-    said = jnp.zeros((*query.shape[:2], rows))
+    said = jnp.zeros((*query.shape[:2], rows), jnp.float32)
     if table is not None:
         # A sum, not a product of matrices: it is small, and exact in float32 anywhere.
         of_interval = query[..., None, width:].astype(jnp.float32)

@@ -56,8 +56,8 @@ def soft_search(
 
 def _check(keys, queries, mask, k):
     """Refuses what no implementation could make sense of."""
-    if k < 1:
-        raise ValueError(f"k must be >= 1, got {k}.")
+    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        raise ValueError(f"k must be an integer >= 1, got {k!r}.")
     for name, array in (("keys", keys), ("queries", queries)):
         if len(array.shape) != 3:
             raise ValueError(f"{name} must have 3 axes, got shape {array.shape}.")

@@ -38,9 +38,8 @@ def soft_search(
     scores = jnp.where(scores == 0, 0, scores)
     scores = jnp.where(mask, scores, -jnp.inf)
     length = keys.shape[1]
-    scores, places = jax.lax.top_k(scores, min(k, length))
-    missing = [(0, 0), (0, 0), (0, k - min(k, length))]
-    scores = jnp.pad(scores, missing, constant_values=-jnp.inf)
-    places = jnp.pad(places, missing)
+    if not isinstance(length, int) or length < k:  # A length may be symbolic.
+        scores = jnp.pad(scores, [(0, 0), (0, 0), (0, k)], constant_values=-jnp.inf)
+    scores, places = jax.lax.top_k(scores, k)
     found = scores != -jnp.inf  # NaN counts as found: a broken key should be seen, not dropped.
     return Found(jnp.where(found, length - 1 - places, 0), found, scores)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._blocks import blocked
+from .._dispatch import matmul_precision
 from .._mask import normalized
 from . import unit
 from .reference import Activation, Normalize, Weights, as_float32
@@ -63,7 +64,7 @@ def target_attention(
     config: Config | None = None,
 ) -> Float[Array, "B C D"]:
     """See `api.target_attention`. `config` overrides the heuristic."""
-    mode = _Mode(activation, normalize, True)
+    mode = _Mode(activation, normalize, True, matmul_precision())
     return _attend(mode, config, query, keys, mask, as_float32(weights))
 
 
@@ -78,16 +79,24 @@ def attention_scores(
     config: Config | None = None,
 ) -> Float[Array, "B C L"]:
     """See `api.attention_scores`. `config` overrides the heuristic."""
-    mode = _Mode(activation, normalize, False)
+    mode = _Mode(activation, normalize, False, matmul_precision())
     return _attend(mode, config, query, keys, mask, as_float32(weights))
 
 
 class _Mode(NamedTuple):
-    """What is computed; `pooled` says whether the scores are an end in themselves."""
+    """What is computed, and how.
+
+    Attributes:
+      activation, normalize: of the op.
+      pooled: False where the scores are an end in themselves.
+      precision: of matrix products, as it was in force when the op was called: the derivative is
+        traced later.
+    """
 
     activation: Activation
     normalize: Normalize
     pooled: bool
+    precision: str | None
 
 
 def known_sizes(query: Array, keys: Array) -> tuple[int, int, int] | None:
@@ -136,7 +145,8 @@ def _attend_forward(mode, config, *args):
 
 
 def _attend_backward(mode, config, args, gradient):
-    return _in_blocks(functools.partial(_gradients, mode), config, *args, gradient)
+    with jax.default_matmul_precision(mode.precision):
+        return _in_blocks(functools.partial(_gradients, mode), config, *args, gradient)
 
 
 def _gradients(mode, config, query, keys, mask, weights, gradient):

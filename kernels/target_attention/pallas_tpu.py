@@ -24,6 +24,9 @@ from .._mask import MASKED, real_range
 from .reference import Activation, Layer, Normalize, Weights, activate, as_float32
 from .unit import factors
 
+MAX_WIDTH = 512
+MAX_UNITS = 256
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -52,8 +55,10 @@ def unsupported(
     if reason := _tpu.refusal(*query.shape[:2], keys.shape[1]):
         return reason
     units = tuple(layer.bias.shape[0] for layer in weights.layers)
-    if len(units) != 2 or max(units) > 256 or query.shape[2] > 512:
-        return f"needs two hidden layers of at most 256 units and widths <= 512, got {units}"
+    if len(units) != 2 or max(units) > MAX_UNITS:
+        return f"needs two hidden layers of at most {MAX_UNITS} units, got {units}"
+    if not 0 < query.shape[2] <= MAX_WIDTH:
+        return f"width must be in 1..{MAX_WIDTH}, got {query.shape[2]}"
     return None
 
 
@@ -107,7 +112,7 @@ def target_attention(
         ),
         interpret=interpret,
         name="target_attention",
-    )(real_range(mask), query, keys, mask[:, None].astype(jnp.int32), *columns)
+    )(real_range(mask).reshape(-1), query, keys, mask[:, None].astype(jnp.int32), *columns)
 
 
 class _Columns(NamedTuple):
@@ -133,7 +138,7 @@ def _columns(weights: Weights, dtype) -> _Columns:
     """Zeros for what the activation does not use."""
     first, second = weights.layers
     from_q, from_k, from_product = (x.T for x in factors(first.kernel))
-    bias = jnp.zeros(()) if weights.out_bias is None else weights.out_bias
+    bias = jnp.zeros((), jnp.float32) if weights.out_bias is None else weights.out_bias
     return _Columns(
         from_q,
         from_k,
@@ -177,11 +182,11 @@ def _kernel(activation, soft, precision, ends, query, keys, mask, *refs):
         most[...] = jnp.full_like(most, MASKED)
         mass[...] = jnp.zeros_like(mass)
 
-    @pl.when((ends[b, 0] < (i + 1) * tile) & (i * tile < ends[b, 1]))
+    @pl.when((ends[2 * b] < (i + 1) * tile) & (i * tile < ends[2 * b + 1]))
     def _meet():
         # Beyond the history there is nothing, not even zeros; masked keys may hold anything.
         t = _tpu.positions(i, tile)
-        real = (mask[0] != 0) & (t < ends[b, 1])
+        real = (mask[0] != 0) & (t < ends[2 * b + 1])
         k = jnp.where(_tpu.as_column(real), keys[0], 0).astype(keys.dtype)
         first = Layer(columns.from_k, *(x[...] for x in columns[3:7]))
         second = Layer(columns.kernel_2, *(x[...] for x in columns[8:12]))

@@ -136,7 +136,7 @@ def forward(
         )
         pooled = pooled[..., : sizes.width]
         if not soft:
-            return (), Kept(pooled.sum(axis=2), jnp.zeros(lead[:2]))
+            return (), Kept(pooled.sum(axis=2), jnp.zeros(lead[:2], jnp.float32))
         most = top.max(axis=2, keepdims=True)
         share = jnp.exp(top - most)
         mass = jnp.sum(share * total, axis=2)
@@ -174,7 +174,8 @@ def backward(
         arrays += (gradient.astype(keys.dtype), log_mass, delta)
         constants = _constants(sizes, config, activation, soft, keys, lead)
         call = functools.partial(_launch, arrays=arrays, constants=constants, config=config)
-        (to_keys,) = call("backward_keys", (lead[2], lead[0]), out=(keys,))
+        tiles = -(-keys.shape[1] // config.tile)
+        (to_keys,) = call("backward_keys", (tiles, lead[0]), out=(keys,))
         units, more, width = sizes.units, sizes.more_units, sizes.padded_width
         grid = (lead[1], lead[0], lead[2])
         shapes = ((*lead, units, width), (*lead, units), (*lead, 3, units))

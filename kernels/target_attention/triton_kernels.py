@@ -74,36 +74,32 @@ def backward_keys(
     HA: tl.constexpr, HB: tl.constexpr, G: tl.constexpr, BL: tl.constexpr,
     ACT: tl.constexpr, SOFT: tl.constexpr, PREC: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the keys of a part, summed over the candidates; zeros where masked."""
-    s, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    """Gradient of a tile of keys, summed over the candidates; zeros where masked."""
+    i, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
     T: tl.constexpr = keys.dtype.element_ty
     d = tl.arange(0, DP)
     p1a, p1b, p2, wa, wb, b2_, w3_ = _other_weights(act1, act2, w2, b2, w3, HA, HB, G, T)
     bias = tl.load(b3)
     low, high = part_of(ends, b, 0, 1, BL)
-    share = tl.cdiv(tl.cdiv(L, BL), S)
-    for i in range(s * share, tl.minimum((s + 1) * share, tl.cdiv(L, BL))):
-        k, real, at, inside = tile(keys, mask, b, i, d, L, D, BL)
-        dk = tl.zeros((DP, BL), tl.float32)
-        candidates = tl.where((i >= low) & (i < high), C, 0)
-        for c in range(candidates):
-            row = b * C + c
-            g = tl.load(gradient + row * D + d, mask=d < D, other=0.0).to(tl.float32)
-            ma, mb, owna, ownb = _first_weights(mixed, own, row, d, DP, HA, HB)
-            xa, xb, _, _, v = _hidden(
-                k, ma, mb, owna, ownb, p1a, p1b, wa, wb, b2_, ACT, PREC, T
-            )  # fmt: skip
-            weight, ds, dz, dv = _score_gradient(
-                k, real, g, v, p2, w3_, bias,
-                tl.load(log_mass + row), tl.load(delta + row), ACT, SOFT,
-            )  # fmt: skip
-            dv = dv.to(T)
-            dxa = tl.dot(tl.trans(wa), dv, input_precision=PREC) * _slope(xa, p1a, ACT)
-            dxb = tl.dot(tl.trans(wb), dv, input_precision=PREC) * _slope(xb, p1b, ACT)
-            dk = tl.dot(tl.trans(ma), dxa.to(T), dk, input_precision=PREC)
-            dk = tl.dot(tl.trans(mb), dxb.to(T), dk, input_precision=PREC)
-            dk += g[:, None] * weight[None, :]
-        tl.store(to_keys + at, tl.trans(dk).to(T), mask=inside)
+    k, real, at, inside = tile(keys, mask, b, i, d, L, D, BL)
+    dk = tl.zeros((DP, BL), tl.float32)
+    candidates = tl.where((i >= low) & (i < high), C, 0)
+    for c in range(candidates):
+        row = b * C + c
+        g = tl.load(gradient + row * D + d, mask=d < D, other=0.0).to(tl.float32)
+        ma, mb, owna, ownb = _first_weights(mixed, own, row, d, DP, HA, HB)
+        xa, xb, _, _, v = _hidden(k, ma, mb, owna, ownb, p1a, p1b, wa, wb, b2_, ACT, PREC, T)
+        weight, ds, dz, dv = _score_gradient(
+            k, real, g, v, p2, w3_, bias,
+            tl.load(log_mass + row), tl.load(delta + row), ACT, SOFT,
+        )  # fmt: skip
+        dv = dv.to(T)
+        dxa = tl.dot(tl.trans(wa), dv, input_precision=PREC) * _slope(xa, p1a, ACT)
+        dxb = tl.dot(tl.trans(wb), dv, input_precision=PREC) * _slope(xb, p1b, ACT)
+        dk = tl.dot(tl.trans(ma), dxa.to(T), dk, input_precision=PREC)
+        dk = tl.dot(tl.trans(mb), dxb.to(T), dk, input_precision=PREC)
+        dk += g[:, None] * weight[None, :]
+    tl.store(to_keys + at, tl.trans(dk).to(T), mask=inside)
 
 
 @triton.jit

@@ -79,3 +79,19 @@ def test_memory_on_a_tpu(dtype, intervals):
 def test_odd_shapes_on_a_tpu():
     for shape in ((3, 1, 1, 20), (2, 3, 100, 64), (2, 13, 1000, 36), (2, 300, 1000, 36)):
         compiled("tpu", pallas_tpu.dot_attention, *abstract(*shape, jnp.float32, 5, 3))
+
+
+def test_many_requests_on_a_tpu():
+    """Where their keys end must fit into scalar memory, a megabyte."""
+    executable = compiled("tpu", dot_attention, *abstract(2**16, 1, 128, 64, jnp.bfloat16, 5, 3))
+    assert "tpu_custom_call" in executable.as_text()
+    executable = compiled(
+        "tpu", dot_attention, *abstract(2**16 + 1, 1, 128, 64, jnp.bfloat16, 5, 3)
+    )
+    assert "tpu_custom_call" not in executable.as_text()
+
+
+@pytest.mark.parametrize("precision", ["high", "highest"])
+def test_every_precision_on_a_tpu(precision):
+    with jax.default_matmul_precision(precision):
+        compiled("tpu", dot_attention, *abstract(2, 3, 200, 64, jnp.float32, 5, 3))

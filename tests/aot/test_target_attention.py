@@ -97,3 +97,17 @@ def test_odd_shapes_on_a_tpu():
     f = functools.partial(pallas_tpu.target_attention, activation="dice", normalize="softmax")
     for shape in ((3, 1, 1, 20), (2, 3, 100, 64), (2, 13, 1000, 36)):
         compiled("tpu", f, *abstract(*shape, jnp.float32, units=(36, 20)))
+
+
+def test_many_requests_on_a_tpu():
+    """Where their keys end must fit into scalar memory, a megabyte."""
+    executable = compiled("tpu", attend, *abstract(2**16, 1, 128, 64, jnp.bfloat16))
+    assert "tpu_custom_call" in executable.as_text()
+    executable = compiled("tpu", attend, *abstract(2**16 + 1, 1, 128, 64, jnp.bfloat16))
+    assert "tpu_custom_call" not in executable.as_text()
+
+
+@pytest.mark.parametrize("precision", ["high", "highest"])
+def test_every_precision_on_a_tpu(precision):
+    with jax.default_matmul_precision(precision):
+        compiled("tpu", attend, *abstract(2, 3, 200, 64, jnp.float32))

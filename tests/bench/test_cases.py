@@ -6,11 +6,11 @@ import pytest
 
 from recjax.bench import accuracy, worlds
 from recjax.bench import compare as compare_module
+from recjax.bench.cases import choose
 from recjax.bench.compare import (
     BOUND,
     Case,
     Method,
-    choose,
     compare,
     flat_metrics,
     rules_of,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pkgutil
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 import numpy as np
 import pytest
@@ -56,6 +57,39 @@ def test_shard_map_equals_jit(op):
     mesh = Mesh(np.array(jax.devices()[:2]), ("i",))
     mapped = jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=PartitionSpec("i"))
     assert_close(jax.jit(mapped)(*inputs), jax.jit(f)(*inputs))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_meshes_with_explicit_axes_are_refused(op):
+    measured = MEASURED[op]
+    case = next(case for case in measured.cases.CASES if not case.bench)
+    mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Explicit,))
+    inputs = jax.device_put(case.inputs(), jax.sharding.NamedSharding(mesh, PartitionSpec()))
+    with jax.set_mesh(mesh), pytest.raises(NotImplementedError, match="explicit axes .*, got i:"):
+        jax.jit(measured.call(case, None))(*inputs)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_numbers_of_64_bits_change_nothing(op):
+    """Forward, and gradients of whatever is floating."""
+    measured = MEASURED[op]
+    case = next(case for case in measured.cases.CASES if not case.bench)
+    inputs = case.inputs()
+
+    def score(*args):
+        out = measured.shown(measured.call(case, None)(*args))
+        return (out.astype(jnp.float32) ** 2).sum(), out
+
+    run = lambda: jax.jit(jax.grad(score, has_aux=True, allow_int=True))(*inputs)
+    gradient, out = run()
+    with jax.enable_x64(True):
+        again, same = run()
+    assert same.dtype == out.dtype
+    assert_close(same, np.asarray(out, np.float64))
+    float0 = jax.dtypes.float0
+    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(gradient), strict=True):
+        if b.dtype != float0:
+            assert_close(a, np.asarray(b, np.float64))
 
 
 # In one block: of a loop, XLA counts one round.

@@ -108,6 +108,19 @@ def test_export_with_a_symbolic_batch():
         assert same(got, [x[:size] for x in expected])
 
 
+def test_export_with_a_symbolic_length():
+    keys, queries, mask = RAGGED.inputs()
+    length = export.symbolic_shape("length")[0]
+    like = lambda x, axis: jax.ShapeDtypeStruct(
+        (*x.shape[:axis], length, *x.shape[axis + 1 :]), x.dtype
+    )
+    shapes = like(keys, 1), jax.ShapeDtypeStruct(queries.shape, queries.dtype), like(mask, 1)
+    exported = export.export(jax.jit(lambda *args: tuple(soft_search(*args, k=4))))(*shapes)
+    for size in (2, 11):
+        got = exported.call(keys[:, :size], queries, mask[:, :size])
+        assert same(got, exact(keys[:, :size], queries, mask[:, :size], 4))
+
+
 def test_memory_does_not_grow_with_the_scores():
     def temporary(batch):
         f = jax.jit(functools.partial(chunked.soft_search, k=4, config=chunked.Config(2)))
@@ -131,7 +144,8 @@ def unchecked_types():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"k": 0}, "k must be >= 1, got 0"),
+        ({"k": 0}, "k must be an integer >= 1, got 0"),
+        ({"k": 2.0}, r"k must be an integer >= 1, got 2\.0"),
         ({"implementation": "ann"}, r"implementation must be None or one of .*, got 'ann'"),
         ({"keys": np.zeros((5, 3), "f")}, r"keys must have 3 axes, got shape \(5, 3\)"),
         ({"keys": np.zeros((5, 11, 3), "i4")}, "keys must be float32 or bfloat16, got int32"),

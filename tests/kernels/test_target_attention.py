@@ -622,3 +622,22 @@ def test_the_kernel_for_tpus(dtype, length, candidates, activation, normalize):
         interpret=interpreter,
     )
     assert_close(out, exact(*float64(query, keys, mask, weights), activation, normalize))
+
+
+@pytest.mark.parametrize("implementation", ["chunked", "reference"])
+def test_a_precision_asked_for_around_the_call_holds_for_its_derivative(implementation):
+    query, keys, mask, weights = SMALL["ragged"].inputs()
+
+    def total(query):
+        return target_attention(
+            query, keys, mask, weights, activation="prelu", implementation=implementation
+        ).sum()
+
+    def inside(query):
+        with jax.default_matmul_precision("highest"):
+            return total(query)
+
+    products = lambda text: (text.count("dot_general"), text.count("Precision.HIGHEST"))
+    found = products(str(jax.make_jaxpr(jax.grad(inside))(query)))
+    with jax.default_matmul_precision("highest"):
+        assert found == products(str(jax.make_jaxpr(jax.grad(total))(query)))

@@ -21,6 +21,7 @@ from recjax.train.launch import evaluate_run
 from recjax.train.loop import count_rows, fit
 from recjax.train.settings import Settings
 from recjax.zoo import mlp
+from recjax.zoo.features import KnownRows
 
 SETTINGS = Settings(epochs=2, batch_size=512, history=16, checkpoint_every=7)
 
@@ -235,6 +236,14 @@ def test_wrong_folders_and_settings_are_refused(reference, data, config, tmp_pat
     with pytest.raises(run.RunError, match="tower_units was .8., is now .9."):
         wider = dataclasses.replace(config, tower_units=(9,))
         fit(mlp, wider, data, SETTINGS, folder, resume=True, quiet=True)
+    log = dataclasses.replace(data.log, item=data.log.item[::-1])
+    with pytest.raises(run.RunError, match="market:tiny no longer holds the events"):
+        changed = dataclasses.replace(data, log=log)
+        fit(mlp, config, changed, SETTINGS, folder, resume=True, quiet=True)
+    with pytest.raises(run.RunError, match="market:tiny no longer holds the events"):
+        known = KnownRows(data.row_maps["item"].signatures + np.uint64(1))
+        changed = dataclasses.replace(data, row_maps={**data.row_maps, "item": known})
+        fit(mlp, config, changed, SETTINGS, folder, resume=True, quiet=True)
     with pytest.raises(run.RunError, match="has no config.json"):
         evaluate_run(tmp_path)
     with pytest.raises(run.RunError, match="devices must be in"):

@@ -451,3 +451,44 @@ def test_pmap_equals_jit(case):
     first = jax.tree.map(lambda x: x[0], copies)
     close((first.tables, first.params), (single.tables, single.params), 1e-5)
     close(first.batch_stats, single.batch_stats, 1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_a_batch_lacks_is_named(name):
+    """Of the roles and fields that the model reads: some read an item's identity alone."""
+    model = MODELS[name]
+    config = model.Config(schema=SCHEMA)
+    variables = jax.eval_shape(lambda key: model.init(key, config), jax.random.key(0))
+    score = lambda batch: jax.eval_shape(lambda v: model.apply(v, config, batch).logit, variables)
+    batch = batch_of((model, config, None))
+    score(batch)
+    for role in ("candidate", "history"):
+        mask = f"{role}_mask"
+        with pytest.raises(ValueError, match=f"must hold '{mask}'"):
+            score({key: value for key, value in batch.items() if key != mask})
+        with pytest.raises(ValueError, match=rf"batch\['{role}'\] must hold 'item'"):
+            score({**batch, role: {}})
+        other = {**batch[role], "item": batch[role]["item"][:, 1:]}
+        with pytest.raises(ValueError, match=rf"batch\['{role}'\]\['item'\] must have shape"):
+            score({**batch, role: other})
+        other = {**batch[role], "item": batch[role]["item"].astype(np.float32)}
+        with pytest.raises(ValueError, match=r"\['item'\] must hold whole numbers"):
+            score({**batch, role: other})
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_a_loss_lacks_is_named(name):
+    model = MODELS[name]
+    config = model.Config(schema=SCHEMA)
+    variables = jax.eval_shape(lambda key: model.init(key, config), jax.random.key(0))
+
+    def loss(batch):
+        value = lambda v: model.loss(v, config, batch, key=jax.random.key(0))[0]
+        return jax.eval_shape(value, variables)
+
+    batch = batch_of((model, config, None))
+    loss(batch)
+    for role in ("label", "history_negative", "sampled"):
+        if role in batch:
+            with pytest.raises(ValueError, match=rf"loss needs batch\['{role}'\]"):
+                loss({key: value for key, value in batch.items() if key != role})

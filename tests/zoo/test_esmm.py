@@ -188,6 +188,12 @@ def test_a_conversion_without_a_click_does_not_count():
     for mode in MODES:
         step, variables = differentiate(config_of(mode)), variables_of(config_of(mode))
         assert step(variables, clean)[0][0] == step(variables, BATCH)[0][0]
+    # Nobody knows what an item without a click would have led to: a log may say so.
+    label = BATCH["label"]
+    unknown = {**label, "order": np.where(label["click"] > 0, label["order"], np.nan)}
+    for mode in MODES:
+        step, variables = differentiate(config_of(mode)), variables_of(config_of(mode))
+        assert step(variables, {**BATCH, "label": unknown})[0][0] == step(variables, BATCH)[0][0]
 
 
 def test_stopped_gradients_leave_the_click_tower_to_its_own_loss():

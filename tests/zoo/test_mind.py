@@ -206,6 +206,8 @@ def test_the_number_of_interests_grows_with_the_history():
     got = np.asarray(routing.interest_mask(jnp.asarray(counts), 5)).sum(axis=1)
     expected = [max(1, min(5, n.bit_length() - 1)) for n in counts.tolist()]  # floor(log2 n)
     assert got.tolist() == expected
+    many = routing.interest_mask(jnp.array([0, 1, 3, 9, 1000, 2**31 - 1]), 70).sum(axis=1)
+    assert many.tolist() == [1, 1, 1, 3, 9, 30]
 
 
 def test_squash_keeps_the_direction_and_bounds_the_length():

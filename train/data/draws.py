@@ -46,7 +46,7 @@ class UntouchedItems:
 
     def __init__(self, log: EventLog):
         users = np.repeat(np.arange(log.num_users), log.lengths())
-        self._size = log.num_items
+        self._users, self._size = log.num_users, log.num_items
         self._touched = np.unique(users * np.int64(self._size) + log.item)
         per_user = np.bincount(self._touched // self._size, minlength=log.num_users)
         if self._size and per_user.max(initial=0) >= self._size:
@@ -54,6 +54,11 @@ class UntouchedItems:
             raise ValueError(
                 f"user {user} of the log touched all {self._size} items: no negative can be drawn."
             )
+
+    def touched_among(self, items: np.ndarray) -> np.ndarray:
+        """(users,) how many of these items each user touches."""
+        among = np.isin(self._touched % self._size, items)
+        return np.bincount(self._touched[among] // self._size, minlength=self._users)
 
     def draw(
         self,

@@ -4,7 +4,8 @@ Per user by (timestamp, file order): the last event is the test target, the one 
 validation target, the newest `max_train_per_user` earlier ones are training targets. The history
 of a target is what came before it. Each validation and test target comes with one item, drawn
 uniformly among those that the user never touches in the whole log; training negatives are drawn
-anew each epoch by the pipeline.
+anew each epoch by the pipeline. Users of fewer than three events are left out, and with them the
+items that nobody else touched.
 
 Known values are those of events that training may see: an item that only ever is a target of
 validation or test is unseen (row 1).
@@ -12,7 +13,6 @@ validation or test is unseen (row 1).
 
 import dataclasses
 from typing import Any
-import zlib
 
 import numpy as np
 import pyarrow as pa
@@ -96,14 +96,20 @@ def build(
     from_end = lengths[user] - 1 - position
     seen = from_end >= 2
 
-    item = raw.item[order]
+    # Who leaves takes along the items that nobody else touched: they are of no event, and drawn as
+    # negatives they would be told by being unknown.
+    events = lambda item: np.bincount(item, minlength=len(raw.item_ids))
+    catalogue = np.flatnonzero((events(raw.item[order]) > 0) | (events(raw.item) == 0))
+    item = np.searchsorted(catalogue, raw.item[order])
+    listed = (Attribute(name="item", values=raw.item_ids), *raw.items)
+    listed = [dataclasses.replace(x, values=x.values.take(pa.array(catalogue))) for x in listed]
     attributes = {
-        "items": (Attribute(name="item", values=raw.item_ids), *raw.items),
+        "items": tuple(listed),
         "users": raw.users,
         "event": raw.events,
     }
     weights = {
-        "items": np.bincount(item[seen], minlength=len(raw.item_ids)),
+        "items": np.bincount(item[seen], minlength=len(catalogue)),
         "users": np.isin(np.arange(len(counts)), user_ids),
         "event": np.bincount(order[seen], minlength=len(raw.user)),
     }
@@ -133,7 +139,7 @@ def build(
         untouched = draws.UntouchedItems(log)
     except ValueError as error:
         raise DataError(f"{name}: {error}") from error
-    fingerprint = _fingerprint(log)
+    fingerprint = log.fingerprint()
 
     def judged(requests: Requests, split: int) -> Requests:
         negative = untouched.draw(requests.user, 1, fingerprint, split, requests.user)
@@ -223,8 +229,3 @@ def _table_dims(
 ) -> dict[str, int]:
     dims = {a.name: a.dim for members in attributes.values() for a in members}
     return {f.table_name: dims[f.name] for f in fields if f.kind != "dense"}
-
-
-def _fingerprint(log: EventLog) -> int:
-    """Identifies the data: evaluation negatives depend on it, and on nothing else."""
-    return zlib.crc32(log.time.tobytes(), zlib.crc32(log.item.tobytes()))

@@ -217,7 +217,7 @@ def test_huge_ids(tmp_path):
     lines += [f"{'long' * 1000},{'x' * 10_000}"]
     dataset = events.load(write(tmp_path, "\n".join(lines)))
     assert dataset.log.lengths().tolist() == [4, 4]
-    assert dataset.log.num_items == 6
+    assert dataset.log.num_items == 5  # The long one left with its user.
     assert len(set(rows(dataset, "item", str(10**30 + 1), str(10**30 + 2)))) == 2
 
 

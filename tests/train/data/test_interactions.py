@@ -190,6 +190,19 @@ def test_given_row_maps_are_used():
     assert second.row_maps["category"].rows == first.row_maps["category"].rows
 
 
+def test_items_leave_with_the_users_who_alone_touched_them():
+    """Drawn as negatives they would be told by being unknown. Others may have no event."""
+    raw = hand_made()
+    others = [6 if user == 2 else item for user, item in zip(raw.user, raw.item, strict=True)]
+    dataset = interactions.build("tail", dataclasses.replace(raw, item=np.array(others)))
+    whole = hand_made_dataset()
+    assert dataset.log.num_items == whole.log.num_items - 1 == len(ITEM_IDS) - 1
+    kept = [i for i in range(len(ITEM_IDS)) if i != 6]
+    assert dataset.log.items["category"].tolist() == whole.log.items["category"][kept].tolist()
+    ids = lambda data: data.log.items["item"][data.log.item].tolist()
+    assert ids(dataset) == ids(whole)
+
+
 def test_a_catalogue_may_list_users_without_events():
     ages = Attribute(name="age", values=pa.array([25, 40, 60, 33, 77, 78]), dim=8)
     dataset = interactions.build("more users", hand_made(users=(ages,)))

@@ -2,9 +2,12 @@ import dataclasses
 
 from logs import hand_made_dataset, random_dataset
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from recjax.train.data import draws
+from recjax.train.data import draws, interactions
+from recjax.train.data.errors import DataError
+from recjax.train.data.interactions import Interactions
 from recjax.train.data.pipeline import TrainingBatches, evaluation_batches, positives, whole_batch
 from recjax.train.data.required import ByPopularity, GroupIndex, Required
 from recjax.zoo.contract import Requirements
@@ -155,6 +158,22 @@ def test_history_negatives_are_items_that_the_user_never_touched(kind):
     rank = ByPopularity.of(DATASET).rank[extra.history_negative]
     assert (rank.mean() < 20) == (kind == "log_popularity")
     assert len(np.unique(extra.history_negative[0])) > 1
+
+
+def test_a_user_who_touched_all_that_training_knows_is_named():
+    """One item more is there, but popularity never draws what training does not know."""
+    raw = Interactions(
+        user=np.repeat([0, 1], [6, 4]),
+        item=np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 3]),
+        time=np.arange(10),
+        item_ids=pa.array([10, 11, 12, 13, 14]),
+    )
+    dataset = interactions.build("small", raw)
+    Required(dataset, Requirements(history_negatives="uniform"))
+    with pytest.raises(
+        DataError, match="user 0 of the log touched all 3 items that training knows"
+    ):
+        Required(dataset, Requirements(history_negatives="log_popularity"))
 
 
 def test_history_negatives_stand_beside_real_events_only():

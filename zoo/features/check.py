@@ -1,0 +1,56 @@
+"""Whether a batch is what a schema says: name, rule, value, before anything is traced."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .schema import ROLES, Field, Schema
+
+_AXES = {"user": "(B,)", "context": "(B,)", "candidate": "(B, C)", "history": "(B, L)"}
+
+
+def require_batch(schema: Schema, batch: dict[str, Any], roles: Sequence[str] = ROLES) -> None:
+    """Raises ValueError unless the batch holds every field of these roles, in shape and kind.
+
+    Shapes: `B` requests, `C` candidates (those of `candidate_mask`), `L` events (`history_mask`).
+    """
+    lead: dict[str, tuple[Any, ...]] = {}
+    for role in ("candidate", "history"):
+        if role not in roles:
+            continue
+        mask = f"{role}_mask"
+        if mask not in batch:
+            raise ValueError(f"batch must hold {mask!r}, got {', '.join(batch) or 'nothing'}.")
+        lead[role] = tuple(np.shape(batch[mask]))
+        if len(lead[role]) != 2:
+            raise ValueError(f"batch[{mask!r}] must have 2 axes, got shape {lead[role]}.")
+    size = next(iter(lead.values()))[:1] if lead else None
+    for role in roles:
+        given = batch.get(role, {})
+        for field in schema.role(role):
+            if field.name not in given:
+                raise ValueError(
+                    f"batch[{role!r}] must hold {field.name!r}, which the schema has there; "
+                    f"got {', '.join(given) or 'nothing'}."
+                )
+            shape = lead.get(role, size)
+            _require_array(f"batch[{role!r}][{field.name!r}]", field, given[field.name], shape)
+    for role, shape in lead.items():
+        if shape[:1] != size:
+            raise ValueError(
+                f"batch[{role + '_mask'!r}] must have {size[0] if size else 0} requests, "
+                f"got shape {shape}."
+            )
+
+
+def _require_array(name: str, field: Field, value: Any, lead: tuple[Any, ...] | None) -> None:
+    shape = tuple(np.shape(value))
+    if lead is not None and shape != (*lead, *field.trailing):
+        raise ValueError(
+            f"{name} must have shape {(*lead, *field.trailing)}, {_AXES[field.role]} of the "
+            f"masks{' and its width' if field.trailing else ''}, got {shape}."
+        )
+    kind = (value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype).kind
+    if field.kind != "dense" and kind not in "iu":
+        raise ValueError(f"{name} must hold whole numbers, rows of a table, got dtype {kind!r}.")
