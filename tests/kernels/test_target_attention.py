@@ -629,8 +629,9 @@ def test_a_precision_asked_for_around_the_call_holds_for_its_derivative(implemen
     query, keys, mask, weights = SMALL["ragged"].inputs()
 
     def total(query):
+        options = {"activation": "prelu", "normalize": "softmax"}
         return target_attention(
-            query, keys, mask, weights, activation="prelu", implementation=implementation
+            query, keys, mask, weights, **options, implementation=implementation
         ).sum()
 
     def inside(query):
