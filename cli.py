@@ -93,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(command=_evaluate)
 
     bench = commands.add_parser("bench", help="run a suite and write results.json")
-    bench.add_argument("suite", metavar="SUITE", help="accuracy, worlds, pipeline, training")
+    bench.add_argument(
+        "suite", metavar="SUITE", help="accuracy, worlds, pipeline, training, kernels, gpu"
+    )
     bench.add_argument("--out", default="runs/bench", metavar="DIR")
     bench.add_argument("--only", action="append", metavar="CASE", help="may be repeated")
     bench.add_argument("--seeds", type=int, metavar="N", help="how many, where a suite trains")

@@ -4,10 +4,11 @@ Parity first: every kernel in float32 and bfloat16, forward and gradients, again
 float32 at the highest precision, which the tests hold to float64: by the largest difference, in
 units of the dtype's own eps, and by the length of all differences over that of what is expected.
 Then times, forward and forward with gradients: the kernel, the chunked form and the definition in
-JAX, the same in PyTorch, eager and compiled, where that is installed. Calls are queued, as in
-training: a time is that of many calls over their number. Rates are of the work that the op has to
-do (`Case.cost`); "share of roofline" is of what the GPU does in the same run, products of bfloat16
-matrices and copies. What `docs/gpu.md` predicts is to be held against this.
+JAX, the same in PyTorch, eager and compiled, where that is installed; all from bfloat16 inputs, and
+with hidden layers in bfloat16 but for JAX's own forms, which compute in float32. Calls are queued,
+as in training: a time is that of many calls over their number. Rates are of the work that the op
+has to do (`Case.cost`); "share of roofline" is of what the GPU does in the same run, products of
+bfloat16 matrices and copies. What `docs/gpu.md` predicts is to be held against this.
 
 Needs JAX, Flax, Optax, jaxtyping and jax-triton. Each part runs in a process that may fail or be
 ended alone (`python -m recjax.bench.gpu PART ...` prints its rows), and the whole ends within eight
@@ -38,7 +39,7 @@ from ..kernels._triton import missing
 from ..kernels.dot_attention.cases import Case as Search
 from ..kernels.target_attention.cases import Case as Attention
 from .cases import choose
-from .ops import OPS
+from .ops import FAR, OPS, units_off
 from .results import Row
 
 METRICS = [
@@ -60,7 +61,6 @@ DEFINITION_BYTES = 8 * 2**30
 # What is too far: of the largest difference, in units of eps, as in the tests; and of the length of
 # all of them, in those units too. One number may cancel; that a tile of many is lost shows here.
 LIMITS = {"units off": 16.0, "relative error": 2.0}
-FAR = 1e9
 PEERS = "torch"
 ROWS = "rows: "  # What a part prints before its result.
 MISSING = "what is missing"
@@ -277,14 +277,6 @@ def differentiated(workload: Workload, implementation: str | None) -> Callable[.
         return out, gradients
 
     return f
-
-
-def units_off(actual: Any, expected: Any, eps: float, floor: float = 0.0) -> float:
-    """The largest difference in units of `eps` times the largest number expected; NaN is FAR."""
-    actual, expected = (np.asarray(x, np.float64) for x in (actual, expected))
-    scale = max(float(np.max(np.abs(expected), initial=0.0)), floor) or 1.0
-    off = np.abs(actual - expected) / scale / eps
-    return float(np.max(np.where(off < FAR, off, FAR), initial=0.0))
 
 
 def relative_error(actual: Any, expected: Any, eps: float, floor: float = 0.0) -> float:

@@ -18,6 +18,8 @@ from ..kernels.soft_search import cases as soft_search_cases
 from ..kernels.target_attention import api as target_attention
 from ..kernels.target_attention import cases as target_attention_cases
 
+FAR = 1e9  # What an error is that has no number.
+
 
 @dataclasses.dataclass(frozen=True)
 class Op:
@@ -51,12 +53,12 @@ class Op:
         return units_off(self.shown(out), expected, eps)
 
 
-def units_off(actual: Any, expected: Any, eps: float) -> float:
-    """The largest difference in units of `eps` times the largest number expected."""
-    expected = np.asarray(expected, np.float64)
-    scale = np.max(np.abs(expected), initial=0.0) or 1.0
-    off = np.abs(np.asarray(actual, np.float64) - expected)
-    return float(np.max(off, initial=0.0) / scale / eps)
+def units_off(actual: Any, expected: Any, eps: float, floor: float = 0.0) -> float:
+    """The largest difference in units of `eps` times the largest number expected; NaN is FAR."""
+    actual, expected = (np.asarray(x, np.float64) for x in (actual, expected))
+    scale = max(float(np.max(np.abs(expected), initial=0.0)), floor) or 1.0
+    off = np.abs(actual - expected) / scale / eps
+    return float(np.max(np.where(off < FAR, off, FAR), initial=0.0))
 
 
 def part(inputs: tuple, case: Any) -> tuple:

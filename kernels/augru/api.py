@@ -62,7 +62,7 @@ def augru(
     """
     if cell not in typing.get_args(Cell):
         raise ValueError(f"cell must be one of {typing.get_args(Cell)}, got {cell!r}.")
-    _check(states, mask, weights, blocks=2 if cell == "agru" else 3)
+    _check("states", states, mask, weights, blocks=2 if cell == "agru" else 3)
     _check_axes("attention", attention, 3)
     shape = (states.shape[0], attention.shape[1], states.shape[1])
     _check_array("attention", attention, shape, DTYPES)
@@ -82,16 +82,16 @@ def gru(
 
     DIEN's interest extractor (section 4.2). Arguments, dtypes and masks as in `augru`.
     """
-    _check(inputs, mask, weights, blocks=3)
+    _check("inputs", inputs, mask, weights, blocks=3)
     return _dispatch.dispatch(GRU_IMPLEMENTATIONS, implementation, inputs, mask, weights)
 
 
-def _check(inputs, mask, weights, *, blocks):
+def _check(name, inputs, mask, weights, *, blocks):
     """Refuses what no implementation could make sense of."""
-    _check_axes("states", inputs, 3)
+    _check_axes(name, inputs, 3)
     _check_axes("weights.recurrent", weights.recurrent, 2)
     width = weights.recurrent.shape[0]
-    _check_array("states", inputs, inputs.shape, DTYPES)
+    _check_array(name, inputs, inputs.shape, DTYPES)
     _check_array("mask", mask, inputs.shape[:2], ("bool",))
     _check_array("weights.input", weights.input, (inputs.shape[2], blocks * width), DTYPES)
     _check_array("weights.recurrent", weights.recurrent, (width, blocks * width), DTYPES)
