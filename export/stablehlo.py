@@ -28,7 +28,7 @@ import numpy as np
 
 from ..train import launch, run
 from ..zoo.contract import Batch, served
-from ..zoo.features import ROLES, KnownRows, Schema, example_batch, require_batch
+from ..zoo.features import ROLES, KnownRows, Role, Schema, example_batch, require_batch
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 MANIFEST = "manifest.json"
@@ -228,7 +228,7 @@ def _example(schema: Schema, requirements: Any, history: int) -> Batch:
     return served(batch)
 
 
-def _roles(program: str) -> tuple[str, ...]:
+def _roles(program: str) -> tuple[Role, ...]:
     """The roles of fields that a program reads."""
     return tuple(role for role in ROLES if role != "candidate" or program == "apply")
 

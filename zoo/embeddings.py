@@ -21,6 +21,7 @@ from .features import (
     RESERVED_ROWS,
     ROLES,
     Field,
+    Role,
     Schema,
     Table,
     example_batch,
@@ -116,7 +117,7 @@ def read_tables(module: nn.Module, schema: Schema) -> dict[str, Float[Array, "ro
     return {t.name: module.variable("tables", t.name, fresh, t).value for t in schema.tables}
 
 
-def as_arrays(batch: Batch, schema: Schema | None = None, roles: Sequence[str] = ROLES) -> Batch:
+def as_arrays(batch: Batch, schema: Schema | None = None, roles: Sequence[Role] = ROLES) -> Batch:
     """The batch as JAX arrays; pipelines and records deliver NumPy's.
 
     With a schema, ValueError says what these roles of the batch lack, or hold in another shape.

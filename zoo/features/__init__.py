@@ -12,6 +12,7 @@ from .schema import RESERVED_ROWS as RESERVED_ROWS
 from .schema import ROLES as ROLES
 from .schema import UNSEEN_ROW as UNSEEN_ROW
 from .schema import Field as Field
+from .schema import Role as Role
 from .schema import Schema as Schema
 from .schema import Table as Table
 from .signature import signatures as signatures

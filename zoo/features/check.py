@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from .schema import ROLES, Field, Schema
+from .schema import ROLES, Field, Role, Schema
 
 _AXES = {"user": "(B,)", "context": "(B,)", "candidate": "(B, C)", "history": "(B, L)"}
 
 
-def require_batch(schema: Schema, batch: dict[str, Any], roles: Sequence[str] = ROLES) -> None:
+def require_batch(schema: Schema, batch: dict[str, Any], roles: Sequence[Role] = ROLES) -> None:
     """Raises ValueError unless the batch holds every field of these roles, in shape and kind.
 
     Shapes: `B` requests, `C` candidates (those of `candidate_mask`), `L` events (`history_mask`).
