@@ -40,7 +40,7 @@ def label_of(batch: Batch, task: str) -> Float[Array, "B C"]:
         raise ValueError(
             f"A loss needs batch['label'][{task!r}], got {', '.join(labels) or 'no label'}."
         )
-    return labels[task]
+    return jnp.asarray(labels[task])
 
 
 def in_training(
