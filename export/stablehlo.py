@@ -154,12 +154,12 @@ class Artifact:
 
     def _fit(self, program: str, batch: Batch) -> Batch:
         """The roles and fields that a program takes, the history as long as it takes it."""
-        roles = _roles(program)
+        wanted = self.manifest["inputs"][program]
+        roles: list[Role] = [role for role in ROLES if role in wanted]
         try:
             require_batch(self.schema, batch, roles)
         except ValueError as error:
             raise ArtifactError(str(error)) from error
-        wanted = self.manifest["inputs"][program]
         for role in wanted:
             if role not in batch and role not in ROLES:  # A role without fields may be left out.
                 raise ArtifactError(f"batch must hold {role!r}, got {', '.join(batch)}.")
@@ -169,13 +169,9 @@ class Artifact:
             raise ArtifactError(f"The history must have at most {length} events, got {given}.")
         if size == 0:
             raise ArtifactError("batch must hold at least 1 request, got 0.")
-        fields = {role: [field.name for field in self.schema.role(role)] for role in roles}
-        taken = {
-            role: {name: batch[role][name] for name in fields[role]}
-            if role in fields
-            else batch[role]
-            for role in wanted
-        }
+        taken = {role: batch[role] for role in wanted if role not in roles}
+        for role in roles:
+            taken[role] = {f.name: batch[role][f.name] for f in self.schema.role(role)}
         wider = lambda x: np.pad(x, [(0, 0), (0, length - given)] + [(0, 0)] * (np.ndim(x) - 2))
         grown = {
             role: jax.tree.map(wider, taken[role])
@@ -226,11 +222,6 @@ def _example(schema: Schema, requirements: Any, history: int) -> Batch:
         schema, batch=3, history=history, candidates=2, retrieved=requirements.retrieved
     )
     return served(batch)
-
-
-def _roles(program: str) -> tuple[Role, ...]:
-    """The roles of fields that a program reads."""
-    return tuple(role for role in ROLES if role != "candidate" or program == "apply")
 
 
 def _programs(module: Any, config: Any, batch: Batch) -> dict[str, tuple[Any, Any]]:

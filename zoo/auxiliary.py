@@ -16,6 +16,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from .contract import Batch
+from .embeddings import require_drawn
+
 
 class NextBehaviour(nn.Module):
     """Scores whether an item is what comes after a state."""
@@ -51,6 +54,14 @@ class StateAndItem(nn.Module):
         to_state, to_item = jnp.split(kernel, [state.shape[-1]])
         shared = state @ to_state + bias[None]
         return [shared + item @ to_item for item in items]
+
+
+def negatives_of(batch: Batch, *, train: bool) -> dict[str, Array]:
+    """Items that are not the events; an initialisation, which only needs widths, has the events."""
+    if not train:
+        return batch["history"]
+    require_drawn(batch, "history_negative")
+    return batch["history_negative"]
 
 
 def auxiliary_loss(

@@ -33,7 +33,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ..kernels.augru import augru, gru
 from ..kernels.target_attention import normalized
-from .auxiliary import NextBehaviour, auxiliary_loss
+from .auxiliary import NextBehaviour, auxiliary_loss, negatives_of
 from .checks import require_choice, require_item_fields, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .din import ActivationUnit
@@ -48,7 +48,6 @@ from .embeddings import (
     init_variables,
     pool,
     read_tables,
-    require_drawn,
     tower_input,
 )
 from .features import Schema
@@ -190,10 +189,7 @@ class DIEN(nn.Module):
 
         terms = {}
         if config.auxiliary_weight and (train or self.is_mutable_collection("params")):
-            # An initialisation only needs widths, and may come without negatives.
-            if train:
-                require_drawn(batch, "history_negative")
-            drawn = batch["history_negative" if train else "history"]
+            drawn = negatives_of(batch, train=train)
             negative = embed_items(tables, config.schema, drawn)
             # As the events themselves, from which it could be told by its zeros otherwise.
             negative = nn.Dropout(config.embedding_dropout, deterministic=not train)(negative)

@@ -21,6 +21,7 @@ import numpy as np
 
 from .heads import Params, addressing, head_outputs, shift_and_sharpen, transfer
 from .layers import row
+from .recurrence import GATE_BIAS
 
 KEEP = 3.0
 NOISE = 1e-5
@@ -95,8 +96,7 @@ class Machine(nn.Module):
 
 def _gru_shapes(name: str, inputs: int, units: int) -> dict[str, Any]:
     glorot = nn.initializers.glorot_uniform()
-    # Both gates start by keeping the past, as in the authors' TensorFlow.
-    bias = lambda key, shape: jnp.repeat(jnp.array([-1.0, 1.0, 0.0]), units)
+    bias = lambda key, shape: jnp.repeat(jnp.array(list(GATE_BIAS.values())), units)
     return {
         f"{name}_kernel": (glorot, (inputs, 3 * units)),
         f"{name}_recurrent": (glorot, (units, 3 * units)),

@@ -39,7 +39,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from .auxiliary import NextBehaviour, auxiliary_loss
+from .auxiliary import NextBehaviour, auxiliary_loss, negatives_of
 from .checks import require_choice, require_item_fields, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .din import ActivationUnit, Normalize
@@ -54,7 +54,6 @@ from .embeddings import (
     for_each_candidate,
     init_variables,
     read_tables,
-    require_drawn,
     tower_input,
 )
 from .features import Schema
@@ -245,10 +244,7 @@ class MIMN(nn.Module):
         if config.mur != "none":
             terms["usage"] = unequal_usage(state.usage, batch["candidate_mask"], self.axis_name)
         if config.auxiliary_weight and (train or self.is_mutable_collection("params")):
-            # An initialisation only needs widths, and may come without negatives.
-            if train:
-                require_drawn(batch, "history_negative")
-            drawn = batch["history_negative" if train else "history"]
+            drawn = negatives_of(batch, train=train)
             negative = drop(embed_items(dict(self.tables), config.schema, drawn))
             terms["auxiliary"] = auxiliary_loss(
                 self.next_behaviour, reads, embedded.history, negative, mask, self.axis_name

@@ -6,6 +6,7 @@ from typing import Literal
 from jaxtyping import Array, Bool, Float
 
 from .. import _dispatch
+from .._check import check_array, check_axes
 from . import reference
 from .reference import Cell, Weights
 
@@ -63,9 +64,9 @@ def augru(
     if cell not in typing.get_args(Cell):
         raise ValueError(f"cell must be one of {typing.get_args(Cell)}, got {cell!r}.")
     _check("states", states, mask, weights, blocks=2 if cell == "agru" else 3)
-    _check_axes("attention", attention, 3)
+    check_axes("attention", attention, 3)
     shape = (states.shape[0], attention.shape[1], states.shape[1])
-    _check_array("attention", attention, shape, DTYPES)
+    check_array("attention", attention, shape, DTYPES)
     return _dispatch.dispatch(
         IMPLEMENTATIONS, implementation, states, attention, mask, weights, cell=cell
     )
@@ -88,23 +89,11 @@ def gru(
 
 def _check(name, inputs, mask, weights, *, blocks):
     """Refuses what no implementation could make sense of."""
-    _check_axes(name, inputs, 3)
-    _check_axes("weights.recurrent", weights.recurrent, 2)
+    check_axes(name, inputs, 3)
+    check_axes("weights.recurrent", weights.recurrent, 2)
     width = weights.recurrent.shape[0]
-    _check_array(name, inputs, inputs.shape, DTYPES)
-    _check_array("mask", mask, inputs.shape[:2], ("bool",))
-    _check_array("weights.input", weights.input, (inputs.shape[2], blocks * width), DTYPES)
-    _check_array("weights.recurrent", weights.recurrent, (width, blocks * width), DTYPES)
-    _check_array("weights.bias", weights.bias, (blocks * width,), DTYPES)
-
-
-def _check_axes(name, array, axes):
-    if len(array.shape) != axes:
-        raise ValueError(f"{name} must have {axes} axes, got shape {tuple(array.shape)}.")
-
-
-def _check_array(name, array, shape, dtypes):
-    if tuple(array.shape) != tuple(shape):
-        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(array.shape)}.")
-    if str(array.dtype) not in dtypes:
-        raise ValueError(f"{name} must be {' or '.join(dtypes)}, got {array.dtype}.")
+    check_array(name, inputs, inputs.shape, DTYPES)
+    check_array("mask", mask, inputs.shape[:2], ("bool",))
+    check_array("weights.input", weights.input, (inputs.shape[2], blocks * width), DTYPES)
+    check_array("weights.recurrent", weights.recurrent, (width, blocks * width), DTYPES)
+    check_array("weights.bias", weights.bias, (blocks * width,), DTYPES)

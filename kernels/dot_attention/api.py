@@ -5,6 +5,7 @@ from typing import Literal
 from jaxtyping import Array, Bool, Float, Int
 
 from .. import _dispatch
+from .._check import check_array, check_axes
 from . import chunked, pallas_tpu, reference, triton
 
 # In order of preference. The reference comes last: it can always run, and never wins.
@@ -68,8 +69,8 @@ def _check(query, keys, mask, interval, table):
     if (interval is None) != (table is None):
         raise ValueError("interval and table must be given both, or neither.")
     for name, array, axes in (("query", query, 3), ("keys", keys, 3), ("table", table, 2)):
-        if array is not None and len(array.shape) != axes:
-            raise ValueError(f"{name} must have {axes} axes, got shape {array.shape}.")
+        if array is not None:
+            check_axes(name, array, axes)
     (batch, length, width), queries = keys.shape, query.shape[1]
     wide = width if table is None else width + table.shape[1]
     for name, array, shape, dtypes in (
@@ -79,11 +80,7 @@ def _check(query, keys, mask, interval, table):
         ("interval", interval, (batch, length), ("int32",)),
         ("table", table, () if table is None else table.shape, DTYPES),
     ):
-        if array is None:
-            continue
-        if tuple(array.shape) != tuple(shape):
-            raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(array.shape)}.")
-        if str(array.dtype) not in dtypes:
-            raise ValueError(f"{name} must be {' or '.join(dtypes)}, got {array.dtype}.")
+        if array is not None:
+            check_array(name, array, shape, dtypes)
     if table is not None and not table.shape[0]:
         raise ValueError("table must have a row at least, got none.")

@@ -5,6 +5,7 @@ from typing import Literal
 from jaxtyping import Array, Bool, Float
 
 from .. import _dispatch
+from .._check import check_array, check_axes, check_dtype
 from . import chunked, reference
 from .reference import Found
 
@@ -59,16 +60,8 @@ def _check(keys, queries, mask, k):
     if not isinstance(k, int) or isinstance(k, bool) or k < 1:
         raise ValueError(f"k must be an integer >= 1, got {k!r}.")
     for name, array in (("keys", keys), ("queries", queries)):
-        if len(array.shape) != 3:
-            raise ValueError(f"{name} must have 3 axes, got shape {array.shape}.")
-        if str(array.dtype) not in DTYPES:
-            raise ValueError(f"{name} must be {' or '.join(DTYPES)}, got {array.dtype}.")
+        check_axes(name, array, 3)
+        check_dtype(name, array, DTYPES)
     batch, length, width = keys.shape
-    for name, array, shape in (
-        ("queries", queries, (batch, queries.shape[1], width)),
-        ("mask", mask, (batch, length)),
-    ):
-        if tuple(array.shape) != shape:
-            raise ValueError(f"{name} must have shape {shape}, got {tuple(array.shape)}.")
-    if str(mask.dtype) != "bool":
-        raise ValueError(f"mask must be bool, got {mask.dtype}.")
+    check_array("queries", queries, (batch, queries.shape[1], width), DTYPES)
+    check_array("mask", mask, (batch, length), ("bool",))

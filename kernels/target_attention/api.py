@@ -6,6 +6,7 @@ from typing import Literal
 from jaxtyping import Array, Bool, Float
 
 from .. import _dispatch
+from .._check import check_array, check_axes
 from . import chunked, pallas_tpu, reference, statistics, triton
 from .reference import Activation, Normalize, Weights
 
@@ -151,7 +152,7 @@ def moments(
     else:
         given = weights.layers
     _check(query, keys, mask, weights._replace(layers=given), activation, "none")
-    _check_array("candidate_mask", candidate_mask, query.shape[:2], ("bool",))
+    check_array("candidate_mask", candidate_mask, query.shape[:2], ("bool",))
     return statistics.moments(
         query,
         keys,
@@ -173,12 +174,11 @@ def _check(query, keys, mask, weights, activation, normalize):
         if value not in typing.get_args(kind):
             raise ValueError(f"{name} must be one of {typing.get_args(kind)}, got {value!r}.")
     for name, array in (("query", query), ("keys", keys)):
-        if len(array.shape) != 3:
-            raise ValueError(f"{name} must have 3 axes, got shape {array.shape}.")
+        check_axes(name, array, 3)
     batch, _, width = query.shape
-    _check_array("query", query, query.shape, DTYPES)
-    _check_array("keys", keys, (batch, keys.shape[1], width), (str(query.dtype),))
-    _check_array("mask", mask, (batch, keys.shape[1]), ("bool",))
+    check_array("query", query, query.shape, DTYPES)
+    check_array("keys", keys, (batch, keys.shape[1], width), (str(query.dtype),))
+    check_array("mask", mask, (batch, keys.shape[1]), ("bool",))
     if not weights.layers:
         raise ValueError("weights.layers must hold at least one layer, got none.")
     needed = {"prelu": ("alpha",), "dice": ("alpha", "mean", "variance")}.get(activation, ())
@@ -186,21 +186,14 @@ def _check(query, keys, mask, weights, activation, normalize):
     for i, layer in enumerate(weights.layers):
         name = f"weights.layers[{i}]"
         units = layer.bias.shape[-1] if layer.bias.shape else 1
-        _check_array(f"{name}.kernel", layer.kernel, (rows, units), DTYPES)
+        check_array(f"{name}.kernel", layer.kernel, (rows, units), DTYPES)
         for field in ("bias", "alpha", "mean", "variance"):
             value = getattr(layer, field)
             if value is not None:
-                _check_array(f"{name}.{field}", value, (units,), DTYPES)
+                check_array(f"{name}.{field}", value, (units,), DTYPES)
             elif field in needed:
                 raise ValueError(f"{name}.{field} is needed by {activation!r}, got None.")
         rows = units
-    _check_array("weights.out_kernel", weights.out_kernel, (rows,), DTYPES)
+    check_array("weights.out_kernel", weights.out_kernel, (rows,), DTYPES)
     if weights.out_bias is not None:
-        _check_array("weights.out_bias", weights.out_bias, (), DTYPES)
-
-
-def _check_array(name, array, shape, dtypes):
-    if tuple(array.shape) != tuple(shape):
-        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(array.shape)}.")
-    if str(array.dtype) not in dtypes:
-        raise ValueError(f"{name} must be {' or '.join(dtypes)}, got {array.dtype}.")
+        check_array("weights.out_bias", weights.out_bias, (), DTYPES)

@@ -64,9 +64,10 @@ class Required:
         if requirements.history_negatives != "none":
             self._untouched = draws.UntouchedItems(dataset.log)
         if self._untouched and self._by_popularity:
-            known, log = self._by_popularity.order, dataset.log
+            known = self._by_popularity.order
             left = len(known) - self._untouched.touched_among(known)
-            if (user := int(left.argmin())) < log.num_users and left[user] <= 0:
+            user = int(left.argmin())
+            if left[user] <= 0:
                 raise DataError(
                     f"{dataset.name}: user {user} of the log touched all {len(known)} items that "
                     "training knows: no negative can be drawn by popularity; draw uniformly."

@@ -14,12 +14,11 @@ from typing import Any, Literal
 
 from .transforms import TRANSFORMS
 
-ROLES = ("user", "context", "history", "candidate")
+Role = Literal["user", "context", "history", "candidate"]
+ROLES: tuple[Role, ...] = ("user", "context", "history", "candidate")
 PADDING_ROW = 0
 UNSEEN_ROW = 1
 RESERVED_ROWS = 2
-
-Role = Literal["user", "context", "history", "candidate"]
 
 
 def _require(condition: bool, message: str) -> None:
