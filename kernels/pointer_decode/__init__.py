@@ -1,0 +1,8 @@
+"""Pointer decoding: ordered lists from candidates, for many perturbations of a request at once."""
+
+from .api import pointer_decode as pointer_decode
+from .api import pointer_log_probability as pointer_log_probability
+from .reference import Context as Context
+from .reference import Decoded as Decoded
+from .reference import Request as Request
+from .reference import Weights as Weights

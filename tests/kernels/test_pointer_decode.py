@@ -1,0 +1,261 @@
+"""Pointer decoding against a loop in NumPy float64."""
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+from recjax.kernels.pointer_decode import api, pointer_decode, pointer_log_probability
+from recjax.kernels.pointer_decode.cases import CASES, Case
+from recjax.kernels.pointer_decode.reference import Request
+from testing import assert_close
+
+SMALL = {case.name: case for case in CASES if not case.bench}
+FEW = SMALL["few"]
+
+
+def in_float64(tree):
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def exact_list(request, w, mask, noise, slots, temperature=1.0, context="softmax", forced=None):
+    """One list of one request: (order, log probabilities), the equations slot by slot."""
+    units, g = len(request.state), np.zeros(3 * len(request.state))
+    h, free, order, logp = request.state, mask.copy(), [], []
+    for slot in range(slots):
+        x, y = g + w.bias, h @ w.recurrent
+        u, r = sigmoid(x[:units] + y[:units]), sigmoid(x[units:-units] + y[units:-units])
+        h = (1 - u) * h + u * np.tanh(x[-units:] + r * y[-units:])
+        score = np.stack(
+            [
+                np.tanh(keys + (h @ query + bias)) @ v
+                for keys, query, bias, v in zip(
+                    request.keys, w.query, w.query_bias, w.score, strict=True
+                )
+            ]
+        )
+        logit = np.where(free, score.mean(axis=0) / temperature, -np.inf)
+        chosen = -1
+        if forced is not None:
+            chosen = forced[slot]
+        elif free.any():
+            chosen = int(np.argmax(logit + (0 if noise is None else noise[slot])))
+        g = np.zeros(3 * units)
+        if mask.any():
+            weight = score
+            if context == "softmax":
+                weight = np.exp(np.where(mask, score, -np.inf))
+                weight = weight / weight.sum(axis=1, keepdims=True)
+            g = np.einsum("fn,fng->g", np.where(mask, weight, 0), request.context)
+        if chosen >= 0:
+            logp.append(logit[chosen] - np.log(np.exp(logit[free]).sum()))
+            g = g + request.rows[chosen]
+            free[chosen] = False
+        else:
+            logp.append(0.0)
+        order.append(chosen)
+    return order, logp
+
+
+def exact(case, inputs, **options):
+    request, weights, mask, direction, steps, noise = in_float64(inputs)
+    shape = (case.batch, case.lanes, case.slots)
+    order, logp = np.zeros(shape, int), np.zeros(shape)
+    for r, s in np.ndindex(shape[:2]):
+        lane = Request(*(x[r] + steps[s] * d[r] for x, d in zip(request, direction, strict=True)))
+        found = exact_list(
+            lane, weights, np.asarray(inputs[2])[r], noise[r, s], case.slots, **options
+        )
+        order[r, s], logp[r, s] = found
+    return order, logp
+
+
+def decode(case, inputs, **options):
+    def run(request, weights, mask, direction, steps, gumbel):
+        more = {"direction": direction, "steps": steps, "gumbel": gumbel}
+        return pointer_decode(request, weights, mask, slots=case.slots, **more, **options)
+
+    return jax.jit(run)(*inputs)
+
+
+@pytest.mark.parametrize("context", ["softmax", "raw"])
+@pytest.mark.parametrize("case", SMALL)
+def test_it_is_its_equations(case, context):
+    case = SMALL[case]
+    inputs = case.inputs()
+    found = decode(case, inputs, context=context, temperature=0.7)
+    order, logp = exact(case, inputs, context=context, temperature=0.7)
+    np.testing.assert_array_equal(found.order, order)
+    assert_close(found.log_probability, logp, ulps=16)  # Ten steps of a recurrence.
+    assert [x.dtype for x in found] == [jnp.int32, jnp.float32]
+
+
+def test_every_list_is_a_choice_without_repetition():
+    case = SMALL["page"]
+    inputs = case.inputs()
+    order, mask = np.asarray(decode(case, inputs).order), np.asarray(inputs[2])
+    for r, s in np.ndindex(order.shape[:2]):
+        chosen = order[r, s][order[r, s] >= 0]
+        assert len(set(chosen)) == len(chosen) == min(case.slots, mask[r].sum())
+        assert mask[r][chosen].all()
+    assert (order[-1] == -1).all()  # It has no candidate.
+
+
+def test_draws_follow_the_softmax():
+    """Four candidates, two slots: the 12 orders are drawn as often as their probabilities say."""
+    case = Case(name="", batch=1, candidates=4, slots=2, lanes=1, width=8, units=4)
+    request, weights, _, _, _, _ = case.inputs()
+    mask, lanes = jnp.ones((1, 4), bool), 40_000
+    noise = jax.random.gumbel(jax.random.key(0), (1, lanes, 2, 4))
+    order = pointer_decode(
+        request, weights, mask, slots=2, steps=jnp.zeros(lanes), gumbel=noise
+    ).order[0]
+    every = jnp.array([[[i, j] for i in range(4) for j in range(4) if i != j]], jnp.int32)
+    share = jnp.exp(pointer_log_probability(request, weights, mask, every).sum(axis=-1))[0]
+    assert_close(share.sum(), 1.0)
+    counts = (np.asarray(order)[:, None] == np.asarray(every[0])).all(axis=-1).sum(axis=0)
+    expected = lanes * np.asarray(share)
+    chi_squared = ((counts - expected) ** 2 / expected).sum()
+    assert chi_squared < 31.3  # 0.1 % of 11 degrees of freedom
+
+
+def test_a_step_of_zero_is_no_step():
+    inputs = FEW.inputs()
+    request, weights, mask, direction, _, _ = inputs
+    one = pointer_decode(request, weights, mask, slots=3)
+    zero = pointer_decode(
+        request, weights, mask, slots=3, direction=direction, steps=jnp.array([0.3, 0.0])
+    )
+    np.testing.assert_array_equal(one.order[:, 0], zero.order[:, 1])
+    np.testing.assert_array_equal(one.log_probability[:, 0], zero.log_probability[:, 1])
+    assert not np.array_equal(zero.log_probability[:, 0], zero.log_probability[:, 1])
+
+
+def test_a_request_does_not_see_its_batch_mates():
+    inputs = FEW.inputs()
+    both = decode(FEW, inputs)
+    take = lambda x: x[:1] if x.ndim > 1 and x.shape[0] == FEW.batch else x
+    # The mean of the heads, say, is not computed in the same order for another batch size.
+    alone = decode(
+        FEW, (*jax.tree.map(take, inputs[:1]), inputs[1], *jax.tree.map(take, inputs[2:]))
+    )
+    np.testing.assert_array_equal(alone.order, both.order[:1])
+    assert_close(alone.log_probability, both.log_probability[:1])
+
+
+def test_what_masked_candidates_hold_does_not_matter():
+    request, weights, mask, direction, steps, noise = FEW.inputs()
+
+    def spoilt(x):
+        real = mask[:, None, :, None] if x.ndim == 4 else mask[:, :, None]
+        return x if x.ndim == 2 else jnp.where(real, x, jnp.nan)
+
+    clean = decode(FEW, (request, weights, mask, direction, steps, noise))
+    worse = jax.tree.map(spoilt, request), weights, mask, jax.tree.map(spoilt, direction)
+    found = decode(FEW, (*worse, steps, jnp.where(mask[:, None, None], noise, jnp.nan)))
+    for a, b in zip(clean, found, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_given_lists_have_the_probability_they_were_drawn_with(case):
+    case = SMALL[case]
+    request, weights, mask, _, _, gumbel = case.inputs()
+    drawn = decode(case, (request, weights, mask, None, jnp.zeros(case.lanes), gumbel))
+    given = jax.jit(pointer_log_probability)(request, weights, mask, drawn.order)
+    assert_close(given, np.asarray(drawn.log_probability))
+
+
+def test_lists_that_cannot_be_have_no_probability():
+    request, weights, _, _, _, _ = FEW.inputs()
+    mask = jnp.array([[True, True, True, False, True]] * 3)
+    order = jnp.array([[[0, 0, 1]], [[3, 1, 2]], [[4, -1, 1]]], jnp.int32)
+    found = pointer_log_probability(request, weights, mask, order)[:, 0]
+    np.testing.assert_array_equal(
+        jnp.isfinite(found), [[True, False, True], [False, True, True], [True, True, True]]
+    )
+    assert found[2, 1] == 0
+
+
+def test_gradients_are_those_of_float64():
+    """By central differences of the exact equations, along a random direction."""
+    request, weights, mask, _, _, _ = FEW.inputs()
+    order = decode(FEW, (request, weights, mask, None, jnp.zeros(1), None)).order
+    score = lambda request, weights: pointer_log_probability(request, weights, mask, order).sum()
+    gradient = jax.jit(jax.grad(score, argnums=(0, 1)))(request, weights)
+    for leaf in jax.tree.leaves(gradient):
+        assert jnp.isfinite(leaf).all() and jnp.abs(leaf).max() > 0
+    rng = np.random.default_rng(3)
+    exact_inputs = in_float64((request, weights))
+    way = jax.tree.map(lambda x: rng.normal(size=x.shape), exact_inputs)
+
+    def exact_score(at):
+        request, weights = jax.tree.map(lambda x, d: x + at * d, exact_inputs, way)
+        total = 0.0
+        for r in range(FEW.batch):
+            one = Request(*(x[r] for x in request))
+            chosen = np.asarray(order)[r, 0]
+            total += sum(exact_list(one, weights, np.asarray(mask)[r], None, 3, forced=chosen)[1])
+        return total
+
+    step = 1e-4
+    slope = (exact_score(step) - exact_score(-step)) / (2 * step)
+    mine = sum(
+        (np.asarray(g, np.float64) * d).sum()
+        for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(way), strict=True)
+    )
+    np.testing.assert_allclose(mine, slope, rtol=1e-4)
+
+
+def test_gradients_are_finite_without_candidates():
+    request, weights, mask, _, _, _ = FEW.inputs()
+    order = pointer_decode(request, weights, mask, slots=3).order
+    assert (order[-1] == -1).all()
+    score = lambda request: pointer_log_probability(request, weights, mask, order).sum()
+    for leaf in jax.grad(score)(request):
+        assert jnp.isfinite(leaf).all()
+        assert not leaf[-1].any()
+
+
+@pytest.fixture
+def no_type_checks():
+    """In tests jaxtyping would refuse these calls first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"slots": 0}, "slots must be >= 1, got 0"),
+        ({"temperature": 0.0}, "temperature must be > 0 and finite, got 0.0"),
+        ({"gumbel": jnp.zeros((3, 1, 3, 4))}, r"gumbel must have shape \(3, 1, 3, 5\)"),
+        ({"steps": jnp.zeros((2, 2))}, r"steps must have 1 axis, got shape \(2, 2\)"),
+        ({"implementation": "triton"}, "implementation must be None or one of"),
+    ],
+)
+def test_wrong_arguments_are_named(change, said):
+    request, weights, mask, _, _, _ = FEW.inputs()
+    with pytest.raises(ValueError, match=said):
+        api.pointer_decode(request, weights, mask, **{"slots": 3, **change})
+
+
+@pytest.mark.usefixtures("no_type_checks")
+def test_wrong_shapes_are_named():
+    request, weights, mask, _, _, _ = FEW.inputs()
+    rows = request._replace(rows=request.rows[..., :-1])
+    with pytest.raises(ValueError, match=r"request.rows must have shape \(3, 5, 12\)"):
+        api.pointer_decode(rows, weights, mask, slots=3)
+    whole = jnp.zeros(mask.shape, jnp.int32)
+    with pytest.raises(ValueError, match="mask must be bool, got int32"):
+        api.pointer_decode(request, weights, whole, slots=3)
+    order = jnp.zeros((3, 1, 3), jnp.float32)
+    with pytest.raises(ValueError, match="order must be int32, got float32"):
+        api.pointer_log_probability(request, weights, mask, order)
