@@ -40,7 +40,7 @@ padding and reads as zeros. Valid events stand oldest first; the mask may have h
 import dataclasses
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 Batch: TypeAlias = dict[str, Any]
 Variables: TypeAlias = dict[str, Any]
@@ -56,6 +56,16 @@ class Output(NamedTuple):
     logit: Float[Array, "B C"]
     tasks: dict[str, Float[Array, "B C"]]
     log_probabilities: dict[str, Float[Array, "B C"]] | None = None
+
+
+class Slate(NamedTuple):
+    """What a generator shows: indices of candidates, best slot first, and their log probability.
+
+    -1 where a request has fewer candidates than slots.
+    """
+
+    order: Int[Array, "B M"]
+    log_probability: Float[Array, "B M"]
 
 
 _FOR_LOSSES = ("label", "weight", "history_negative", "sampled", "sampled_log_q", "candidate_log_q")

@@ -1,0 +1,1 @@
+"""Re-ranking: an evaluator that judges slates, a generator that writes them."""
