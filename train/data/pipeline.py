@@ -200,7 +200,8 @@ class Windows:
         """The newest `history` events before each cut, oldest first, left-aligned."""
         kept = np.minimum(requests.cut, history)
         first = log.offsets[requests.user] + requests.cut - kept
-        column = np.arange(window_length(requests, history))
+        # A log without events has nothing to point at, not even for padding.
+        column = np.arange(window_length(requests, history) if log.num_events else 0)
         mask = column < kept[:, None]
         return Windows(np.where(mask, first[:, None] + column, 0), mask)
 

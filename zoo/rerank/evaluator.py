@@ -36,7 +36,7 @@ from ..checks import require_choice, require_positive, require_probability
 from ..contract import Aux, Batch, Output, Requirements, Variables
 from ..embeddings import as_arrays, dropout, embed, init_variables, read_tables, tower_input
 from ..features import Schema
-from ..layers import ACTIVATIONS, Activation
+from ..layers import Activation
 from ..losses import click_loss, in_training
 from ..recurrence import Recurrence
 

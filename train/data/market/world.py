@@ -157,16 +157,28 @@ class World:
     ) -> Float[np.ndarray, "R C"]:
         """The part of the logit that belongs to the user's interests."""
         p = self.preset
-        category = self.category[candidates]
-        taste = self.taste[user[:, None], category]
-        match = sum(taste[..., k] * self.style[candidates, k] for k in range(p.style_dims))
-        distance = np.abs(self.relative_price[candidates] - self.level[user[:, None], category])
+        match, distance, affinity, hot = self.signals(user, round, candidates)
         return (
             p.match_weight * match
             - p.price_fit_weight * distance
-            + p.interest_weight * self.affinity[user[:, None], category]
-            + p.hot_weight * (self.hot[round, user][:, None] == category)
+            + p.interest_weight * affinity
+            + p.hot_weight * hot
         )
+
+    def signals(
+        self,
+        user: Int[np.ndarray, " R"],
+        round: Int[np.ndarray, " R"],
+        candidates: Int[np.ndarray, "R C"],
+    ) -> tuple[Float[np.ndarray, "R C"], ...]:
+        """What users and items have in common: match, distance of prices, affinity, hot or not."""
+        category = self.category[candidates]
+        taste = self.taste[user[:, None], category]
+        style = self.style[candidates]
+        match = sum(taste[..., k] * style[..., k] for k in range(self.preset.style_dims))
+        distance = np.abs(self.relative_price[candidates] - self.level[user[:, None], category])
+        hot = (self.hot[round, user][:, None] == category).astype(float)
+        return match, distance, self.affinity[user[:, None], category], hot
 
     def examination(self, slots: int) -> Float[np.ndarray, " C"]:
         """P(looked at) of each slot."""
