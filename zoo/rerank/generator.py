@@ -31,6 +31,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+import numpy as np
 
 from ...kernels.pointer_decode import (
     Context,
@@ -264,6 +265,7 @@ class Generator(nn.Module):
 
 def reward_to_go(advantage: Float[Array, "*lead M"], discount: float) -> Float[Array, "*lead M"]:
     """A_t = sum_{k >= t} discount^(k-t) advantage_k: a choice answers for what follows it."""
-    apart = jnp.arange(advantage.shape[-1])
+    apart = np.arange(advantage.shape[-1])
     apart = apart[:, None] - apart[None]  # (k, t)
-    return advantage @ jnp.where(apart >= 0, discount ** jnp.maximum(apart, 0), 0.0)
+    share = np.where(apart >= 0, float(discount) ** np.maximum(apart, 0), 0.0)
+    return advantage @ jnp.asarray(share, jnp.float32)

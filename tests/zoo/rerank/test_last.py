@@ -35,7 +35,7 @@ def test_steps_of_both_signs():
 
 
 def test_the_score_never_falls_below_the_greedy_slates():
-    for config in (last.Config(), last.Config(steps=last.both_signs(16, 1, 200))):
+    for config in (last.Config(), last.Config(steps=last.both_signs(16, 1.0, 200.0))):
         found = run(config=config)
         greedy = generator.apply(generator_of().variables, CONFIG, BATCH).order
         np.testing.assert_array_equal(found.tried[:, 0], greedy)
@@ -47,7 +47,7 @@ def test_the_score_never_falls_below_the_greedy_slates():
 
 
 def test_large_steps_explore_and_vanishing_ones_do_not():
-    wide = run(config=last.Config(steps=last.both_signs(16, 20, 400)))
+    wide = run(config=last.Config(steps=last.both_signs(16, 20.0, 400.0)))
     assert any(len(np.unique(x, axis=0)) > 2 for x in np.asarray(wide.tried))
     still = run(config=last.Config(steps=(-1e-6, 1e-6)))
     np.testing.assert_array_equal(still.tried, still.tried[:, :1].repeat(3, axis=1))
@@ -186,7 +186,6 @@ def test_nothing_to_gain_means_nothing_to_explore():
 @pytest.mark.parametrize(
     "options, said",
     [
-        ({"normalize": "rows"}, "normalize must be block, global or none, got 'rows'"),
         ({"temperature": 0.0}, "temperature must be > 0, got 0.0"),
         ({"pessimism": -1.0}, "pessimism must be >= 0, got -1.0"),
     ],
