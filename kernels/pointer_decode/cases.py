@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._cost import Cost
-from .reference import Request, Weights
+from .reference import Direction, Request, Weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Case:
     bench: bool = False  # Too big for tests; timed by bench/ only.
 
     def inputs(self, dtype=jnp.float32, seed=0):
-        """Random (request, weights, mask, direction, steps, gumbel).
+        """Random (request, weights, mask, direction, steps, noise).
 
         Some 20% of the candidates are masked, holes included; the last request has none left.
         """
@@ -54,7 +54,8 @@ class Case:
         mask[1:][-1:] = False
         steps = jnp.linspace(-0.2, 0.2, self.lanes, dtype=jnp.float32)
         noise = random.gumbel(size=(self.batch, self.lanes, self.slots, self.candidates))
-        return request(), weights, jnp.asarray(mask), request(), steps, jnp.asarray(noise, dtype)
+        direction = Direction(request())
+        return request(), weights, jnp.asarray(mask), direction, steps, jnp.asarray(noise, dtype)
 
     def cost(self, itemsize: int = 4) -> Cost:
         """Each slot of each lane: the queries, the scores, the gates; a tanh counts as one."""

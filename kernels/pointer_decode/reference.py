@@ -8,9 +8,11 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from .._mask import normalized
+from .noise import gumbel
+from .rules import Rules, allowed
 
 Context = Literal["softmax", "raw"]
 
@@ -32,13 +34,23 @@ class Request(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The decoder. Columns of `recurrent` and `bias` are blocks of H: [update, reset, new]."""
+    """The decoder's, of all requests or, with one more axis R in front, of each.
 
-    query: Float[Array, "h H A"]
-    query_bias: Float[Array, "h A"]
-    score: Float[Array, "h A"]
-    recurrent: Float[Array, "H G"]
-    bias: Float[Array, " G"]
+    Columns of `recurrent` and `bias` are blocks of H: [update, reset, new].
+    """
+
+    query: Float[Array, "*R h H A"]
+    query_bias: Float[Array, "*R h A"]
+    score: Float[Array, "*R h A"]
+    recurrent: Float[Array, "*R H G"]
+    bias: Float[Array, "*R G"]
+
+
+class Direction(NamedTuple):
+    """What a step of 1 adds to a request and, unless None, to its weights (with axis R)."""
+
+    request: Request
+    weights: Weights | None = None
 
 
 class Decoded(NamedTuple):
@@ -52,24 +64,29 @@ def pointer_decode(
     request: Request,
     weights: Weights,
     mask: Bool[Array, "R N"],
-    direction: Request | None,
+    direction: Direction | None,
     steps: Float[Array, " S"],
-    gumbel: Float[Array, "R S M N"] | None,
+    noise: Float[Array, "R S M N"] | UInt32[Array, " R"] | None,
+    rules: Rules | None,
     *,
     slots: int,
     temperature: float,
     context: Context,
 ) -> Decoded:
     """See `api.pointer_decode`."""
-    lanes = _lanes(_real(request, mask), direction and _real(direction, mask), steps)
-    free = jnp.broadcast_to(mask[:, None], (mask.shape[0], steps.shape[0], mask.shape[1]))
-    noise = None if gumbel is None else jnp.moveaxis(gumbel.astype(jnp.float32), 2, 0)
+    lanes = _Lanes.of(request, weights, mask, direction, steps)
+    lead, count = lanes.request.rows.shape[:2], mask.shape[1]
 
-    def choose(scores, noise):
-        noisy = scores if noise is None else scores + noise
+    def choose(scores, slot):
+        if noise is None:
+            noisy = scores
+        elif noise.ndim == 1:
+            noisy = scores + gumbel(noise, lead[1], slot, slots, count)
+        else:
+            noisy = scores + jax.lax.dynamic_index_in_dim(noise, slot, 2, keepdims=False)
         return jnp.argmax(jnp.where(jnp.isfinite(scores), noisy, -jnp.inf), axis=-1)
 
-    return _decode(lanes, _float32(weights), free, noise, choose, slots, temperature, context)
+    return _decode(lanes, mask, rules, choose, slots, temperature, context)
 
 
 def pointer_log_probability(
@@ -77,18 +94,15 @@ def pointer_log_probability(
     weights: Weights,
     mask: Bool[Array, "R N"],
     order: Int[Array, "R S M"],
+    rules: Rules | None,
     *,
     temperature: float,
     context: Context,
 ) -> Float[Array, "R S M"]:
     """See `api.pointer_log_probability`."""
-    lanes = _lanes(_real(request, mask), None, jnp.zeros(order.shape[1]))
-    free = jnp.broadcast_to(mask[:, None], (*order.shape[:2], mask.shape[1]))
-    given = jnp.moveaxis(order, 2, 0)
-    choose = lambda scores, given: given
-    found = _decode(
-        lanes, _float32(weights), free, given, choose, order.shape[2], temperature, context
-    )
+    lanes = _Lanes.of(request, weights, mask, None, jnp.zeros(order.shape[1]))
+    choose = lambda scores, slot: jax.lax.dynamic_index_in_dim(order, slot, 2, keepdims=False)
+    found = _decode(lanes, mask, rules, choose, order.shape[2], temperature, context)
     return found.log_probability
 
 
@@ -103,56 +117,94 @@ def _real(request, mask):
     )
 
 
-def _float32(tree):
-    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+class _Lanes(NamedTuple):
+    """What each lane decodes from: request + step * direction, with an axis S after R.
+
+    The weights of lanes are never written down: x (W + s D) = x W + s (x D).
+    """
+
+    request: Request
+    weights: Weights
+    added: Weights | None
+    steps: Float[Array, "S 1"]
+
+    @classmethod
+    def of(cls, request, weights, mask, direction, steps):
+        steps = steps.astype(jnp.float32)[:, None]
+
+        def along(x, d=None):
+            x = x.astype(jnp.float32)[:, None]
+            if d is None:
+                return jnp.broadcast_to(x, (x.shape[0], steps.shape[0], *x.shape[2:]))
+            return x + steps.reshape(1, -1, *(1,) * (x.ndim - 2)) * d.astype(jnp.float32)[:, None]
+
+        request = _real(request, mask)
+        whole = weights.bias.ndim == 1
+        weights = jax.tree.map(lambda x: x.astype(jnp.float32)[None] if whole else x, weights)
+        if direction is None:
+            return cls(jax.tree.map(along, request), weights, None, steps)
+        lanes = jax.tree.map(along, request, _real(direction.request, mask))
+        return cls(lanes, weights, direction.weights, steps)
+
+    def times(self, x: Float[Array, "R S H"], name: str) -> Float[Array, "R S W"]:
+        """x W of each lane; a W of several heads stands side by side."""
+
+        def product(weights):
+            w = getattr(weights, name)
+            w = jnp.moveaxis(w, 1, 2).reshape(*w.shape[:1], x.shape[-1], -1) if w.ndim > 3 else w
+            return x @ w
+
+        return product(self.weights) + (
+            self.steps[None] * product(self.added) if self.added else 0.0
+        )
+
+    def vector(self, name: str) -> Float[Array, "r S *w"]:
+        """b of each lane, for one row of requests where all have the same."""
+        b = getattr(self.weights, name)[:, None]
+        if self.added is None:
+            return b
+        d = getattr(self.added, name)[:, None]
+        return b + self.steps.reshape(1, -1, *(1,) * (d.ndim - 2)) * d
 
 
-def _lanes(request, direction, steps):
-    """The request as each lane sees it: request + step * direction, with an axis S after R."""
+def _decode(lanes, mask, rules, choose, slots, temperature, context):
+    lead = lanes.request.rows.shape[:2]
+    free = jnp.broadcast_to(mask[:, None], (*lead, mask.shape[1]))
+    real, heads = free[:, :, None], lanes.weights.score.shape[1]  # Attention sees the chosen too.
+    query_bias, score_of = lanes.vector("query_bias"), lanes.vector("score")
+    bias = lanes.vector("bias")
 
-    def along(x, d=None):
-        x = x.astype(jnp.float32)[:, None]
-        if d is None:
-            return jnp.broadcast_to(x, (x.shape[0], steps.shape[0], *x.shape[2:]))
-        step = steps.astype(jnp.float32).reshape(1, -1, *(1,) * (x.ndim - 2))
-        return x + step * d.astype(jnp.float32)[:, None]
-
-    if direction is None:
-        return jax.tree.map(along, request)
-    return jax.tree.map(along, request, direction)
-
-
-def _decode(lanes, weights, free, extra, choose, slots, temperature, context):
-    lead, real = free.shape[:2], free[:, :, None]  # Attention also sees what was chosen.
-
-    def body(carry, now):
-        hidden, gates, free = carry
-        hidden = _gru(hidden, gates, weights)
-        query = jnp.einsum("rsh,fha->rsfa", hidden, weights.query) + weights.query_bias[None, None]
+    def body(carry, slot):
+        hidden, gates, free, order = carry
+        hidden = _gru(hidden, gates + bias, lanes.times(hidden, "recurrent"))
+        query = lanes.times(hidden, "query").reshape(*lead, heads, -1) + query_bias
         # (R, S, h, N): how each head likes each candidate.
-        score = jnp.tanh(lanes.keys + query[:, :, :, None])
-        score = (score * weights.score[None, None, :, None]).sum(axis=-1)
-        scaled = jnp.where(free, score.mean(axis=2) / temperature, -jnp.inf)
-        some = free.any(axis=-1)
-        chosen = jnp.where(some, choose(scaled, now), -1)
+        score = jnp.tanh(lanes.request.keys + query[:, :, :, None])
+        score = (score * score_of[:, :, :, None]).sum(axis=-1)
+        fine = free if rules is None else allowed(rules, free, order, slot)
+        scaled = jnp.where(fine, score.mean(axis=2) / temperature, -jnp.inf)
+        some = fine.any(axis=-1)
+        chosen = jnp.where(some, choose(scaled, slot), -1).astype(jnp.int32)
         picked = jax.nn.one_hot(chosen, free.shape[-1], dtype=bool)
         total = jax.nn.logsumexp(jnp.where(some[..., None], scaled, 0.0), axis=-1)
         mine = jnp.where(picked, scaled, 0.0).sum(axis=-1)
         log_probability = jnp.where(chosen >= 0, mine - total, 0.0)
 
         weight = normalized(score, real, "softmax" if context == "softmax" else "none")
-        gates = jnp.einsum("rsfn,rsfng->rsg", weight, lanes.context)
-        gates += jnp.where(picked[..., None], lanes.rows, 0.0).sum(axis=2)
-        return (hidden, gates, free & ~picked), (chosen.astype(jnp.int32), log_probability)
+        gates = jnp.einsum("rsfn,rsfng->rsg", weight, lanes.request.context)
+        gates += jnp.where(picked[..., None], lanes.request.rows, 0.0).sum(axis=2)
+        order = jax.lax.dynamic_update_index_in_dim(order, chosen, slot, 2)
+        return (hidden, gates, free & ~picked, order), log_probability
 
-    start = (lanes.state, jnp.zeros((*lead, lanes.rows.shape[-1])), free)
-    _, (order, logp) = jax.lax.scan(body, start, extra, length=slots)
-    return Decoded(jnp.moveaxis(order, 0, 2), jnp.moveaxis(logp, 0, 2))
+    start = jnp.zeros((*lead, lanes.request.rows.shape[-1]))
+    empty = jnp.full((*lead, slots), -1, jnp.int32)
+    carry = (lanes.request.state, start, free, empty)
+    (*_, order), logp = jax.lax.scan(body, carry, jnp.arange(slots))
+    return Decoded(order, jnp.moveaxis(logp, 0, 2))
 
 
-def _gru(hidden, gates, weights):
+def _gru(hidden, x, h):
     """(1 - u) h + u tanh(x_n + r * (h U_n)), with u and r of x + h U."""
-    x = jnp.split(gates + weights.bias[None, None], 3, axis=-1)
-    h = jnp.split(hidden @ weights.recurrent, 3, axis=-1)
+    x, h = jnp.split(x, 3, axis=-1), jnp.split(h, 3, axis=-1)
     update, reset = (jax.nn.sigmoid(a + b) for a, b in zip(x[:2], h[:2], strict=True))
     return (1 - update) * hidden + update * jnp.tanh(x[2] + reset * h[2])

@@ -6,9 +6,19 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from recjax.kernels.pointer_decode import api, pointer_decode, pointer_log_probability
+from recjax.kernels.pointer_decode import (
+    Direction,
+    Quota,
+    Request,
+    Rules,
+    Scatter,
+    Weights,
+    api,
+    noise,
+    pointer_decode,
+    pointer_log_probability,
+)
 from recjax.kernels.pointer_decode.cases import CASES, Case
-from recjax.kernels.pointer_decode.reference import Request
 from testing import assert_close
 
 SMALL = {case.name: case for case in CASES if not case.bench}
@@ -67,17 +77,19 @@ def exact(case, inputs, **options):
     shape = (case.batch, case.lanes, case.slots)
     order, logp = np.zeros(shape, int), np.zeros(shape)
     for r, s in np.ndindex(shape[:2]):
-        lane = Request(*(x[r] + steps[s] * d[r] for x, d in zip(request, direction, strict=True)))
-        found = exact_list(
-            lane, weights, np.asarray(inputs[2])[r], noise[r, s], case.slots, **options
-        )
+        along = lambda x, d, r=r, s=s: x + steps[s] * d[r]
+        lane = Request(*(along(x[r], d) for x, d in zip(request, direction.request, strict=True)))
+        own = weights
+        if direction.weights is not None:
+            own = Weights(*(along(x, d) for x, d in zip(weights, direction.weights, strict=True)))
+        found = exact_list(lane, own, np.asarray(inputs[2])[r], noise[r, s], case.slots, **options)
         order[r, s], logp[r, s] = found
     return order, logp
 
 
 def decode(case, inputs, **options):
-    def run(request, weights, mask, direction, steps, gumbel):
-        more = {"direction": direction, "steps": steps, "gumbel": gumbel}
+    def run(request, weights, mask, direction, steps, noise):
+        more = {"direction": direction, "steps": steps, "noise": noise}
         return pointer_decode(request, weights, mask, slots=case.slots, **more, **options)
 
     return jax.jit(run)(*inputs)
@@ -113,7 +125,7 @@ def test_draws_follow_the_softmax():
     mask, lanes = jnp.ones((1, 4), bool), 40_000
     noise = jax.random.gumbel(jax.random.key(0), (1, lanes, 2, 4))
     order = pointer_decode(
-        request, weights, mask, slots=2, steps=jnp.zeros(lanes), gumbel=noise
+        request, weights, mask, slots=2, steps=jnp.zeros(lanes), noise=noise
     ).order[0]
     every = jnp.array([[[i, j] for i in range(4) for j in range(4) if i != j]], jnp.int32)
     share = jnp.exp(pointer_log_probability(request, weights, mask, every).sum(axis=-1))[0]
@@ -122,6 +134,123 @@ def test_draws_follow_the_softmax():
     expected = lanes * np.asarray(share)
     chi_squared = ((counts - expected) ** 2 / expected).sum()
     assert chi_squared < 31.3  # 0.1 % of 11 degrees of freedom
+
+
+def moved_weights(case, seed=4):
+    """A direction of the weights for every request."""
+    rng = np.random.default_rng(seed)
+    _, weights, *_ = case.inputs()
+    drawn = lambda x: jnp.asarray(rng.normal(0, 0.3, (case.batch, *x.shape)), jnp.float32)
+    return jax.tree.map(drawn, weights)
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_weights_move_too(case):
+    case = SMALL[case]
+    request, weights, mask, direction, steps, noise = case.inputs()
+    direction = direction._replace(weights=moved_weights(case))
+    inputs = (request, weights, mask, direction, 5 * steps, noise)
+    found = decode(case, inputs)
+    order, logp = exact(case, inputs)
+    np.testing.assert_array_equal(found.order, order)
+    assert_close(found.log_probability, logp, ulps=16)
+
+
+def test_each_request_may_have_weights_of_its_own():
+    request, weights, mask, direction, steps, noise = FEW.inputs()
+    own = jax.tree.map(lambda x, d: x[None] + d, weights, moved_weights(FEW))
+    found = decode(FEW, (request, own, mask, direction, steps, noise))
+    for r in range(FEW.batch):
+        one = jax.tree.map(lambda x, r=r: x[r : r + 1], (request, mask, direction, noise))
+        mine = jax.tree.map(lambda x, r=r: x[r], own)
+        alone = decode(FEW, (one[0], mine, one[1], one[2], steps, one[3]))
+        np.testing.assert_array_equal(alone.order[0], found.order[r])
+        assert_close(alone.log_probability[0], np.asarray(found.log_probability[r]))
+
+
+def seeded(seeds, lanes=2, slots=6, count=5):
+    each = [noise.gumbel(seeds, lanes, jnp.array(t), slots, count) for t in range(slots)]
+    return np.stack(each, axis=2)
+
+
+def test_noise_of_a_seed_is_that_noise():
+    request, weights, mask, direction, steps, _ = FEW.inputs()
+    seeds = jnp.array([1, 2, 2**32 - 1], jnp.uint32)
+    array = jnp.asarray(seeded(seeds, FEW.lanes, FEW.slots, FEW.candidates))
+    for a, b in zip(
+        decode(FEW, (request, weights, mask, direction, steps, seeds)),
+        decode(FEW, (request, weights, mask, direction, steps, array)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_noise_of_seeds_is_gumbel():
+    """Its distribution, and that neighbours in any of the four axes have nothing in common."""
+    drawn = seeded(jnp.arange(50, dtype=jnp.uint32), lanes=16, slots=10, count=20)
+    uniform = np.exp(-np.exp(-drawn.astype(np.float64)))
+    counts = np.histogram(uniform, bins=64, range=(0, 1))[0]
+    assert ((counts - uniform.size / 64) ** 2 / (uniform.size / 64)).sum() < 103.4  # 0.1 % of 63
+    for axis in range(4):
+        one, next_one = (
+            np.take(uniform, range(k, uniform.shape[axis] - 1 + k), axis) for k in (0, 1)
+        )
+        correlation = np.corrcoef(one.ravel(), next_one.ravel())[0, 1]
+        assert abs(correlation) < 3.3 / np.sqrt(one.size)
+
+
+def ruled(rules, slots=6, lanes=50, batch=3, candidates=8):
+    """Drawn lists under rules, and under none."""
+    case = Case(
+        name="", batch=batch, candidates=candidates, slots=slots, lanes=lanes, width=4, units=3
+    )
+    request, weights, _, _, _, noise = case.inputs()
+    mask = jnp.ones((batch, candidates), bool)
+    options = {"slots": slots, "steps": jnp.zeros(lanes), "noise": noise}
+    found = pointer_decode(request, weights, mask, rules=rules, **options)
+    again = pointer_log_probability(request, weights, mask, found.order, rules=rules)
+    assert_close(again, np.asarray(found.log_probability))
+    free = pointer_decode(request, weights, mask, **options)
+    return np.asarray(found.order), np.asarray(free.order)
+
+
+KIND = np.array([0, 0, 0, 1, 1, 2, 2, 2])
+
+
+@pytest.mark.parametrize("window, most", [(2, 1), (3, 1), (3, 2), (6, 2)])
+def test_one_kind_is_scattered(window, most):
+    same = jnp.asarray(np.broadcast_to(KIND[:, None] == KIND, (3, 8, 8)))
+    found, free = ruled(Rules(scatters=(Scatter(same, window, most),)))
+
+    def broken(order):
+        kind = np.where(order >= 0, KIND[order], -1)
+        views = np.lib.stride_tricks.sliding_window_view(kind, window, axis=-1)
+        return max(int((views == k).sum(axis=-1).max()) for k in range(3)) > most
+
+    assert not broken(found)
+    assert broken(free)
+
+
+def test_slots_stay_empty_rather_than_break_a_rule():
+    same = jnp.ones((3, 8, 8), bool)
+    found, _ = ruled(Rules(scatters=(Scatter(same, 3, 1),)))
+    np.testing.assert_array_equal(found >= 0, np.broadcast_to(np.arange(6) % 3 == 0, found.shape))
+
+
+@pytest.mark.parametrize("least, most", [(0, 1), (2, 2), (3, 3), (0, 0)])
+def test_quotas_are_kept(least, most):
+    member = jnp.asarray(np.broadcast_to(KIND == 0, (3, 8)))
+    found, free = ruled(Rules(quotas=(Quota(member, least, most),)))
+    used = lambda order: ((order >= 0) & (KIND[order] == 0)).sum(axis=-1)
+    assert (used(found) >= least).all() and (used(found) <= most).all()
+    assert not ((used(free) >= least) & (used(free) <= most)).all()
+
+
+def test_a_quota_takes_what_there_is():
+    member = jnp.asarray(np.broadcast_to(KIND == 1, (3, 8)))  # Two of them, four wanted.
+    found, _ = ruled(Rules(quotas=(Quota(member, 4, 4),)))
+    assert (found >= 0).all()
+    assert ((KIND[found] == 1).sum(axis=-1) == 2).all()
 
 
 def test_a_step_of_zero_is_no_step():
@@ -165,8 +294,8 @@ def test_what_masked_candidates_hold_does_not_matter():
 @pytest.mark.parametrize("case", SMALL)
 def test_given_lists_have_the_probability_they_were_drawn_with(case):
     case = SMALL[case]
-    request, weights, mask, _, _, gumbel = case.inputs()
-    drawn = decode(case, (request, weights, mask, None, jnp.zeros(case.lanes), gumbel))
+    request, weights, mask, _, _, drawn_by = case.inputs()
+    drawn = decode(case, (request, weights, mask, None, jnp.zeros(case.lanes), drawn_by))
     given = jax.jit(pointer_log_probability)(request, weights, mask, drawn.order)
     assert_close(given, np.asarray(drawn.log_probability))
 
@@ -236,8 +365,13 @@ def no_type_checks():
     [
         ({"slots": 0}, "slots must be >= 1, got 0"),
         ({"temperature": 0.0}, "temperature must be > 0 and finite, got 0.0"),
-        ({"gumbel": jnp.zeros((3, 1, 3, 4))}, r"gumbel must have shape \(3, 1, 3, 5\)"),
-        ({"steps": jnp.zeros((2, 2))}, r"steps must have 1 axis, got shape \(2, 2\)"),
+        ({"noise": jnp.zeros((3, 1, 3, 4))}, r"noise must have shape \(3, 1, 3, 5\)"),
+        ({"noise": jnp.zeros(3)}, "noise must be uint32, got float32"),
+        (
+            {"rules": Rules(quotas=(Quota(jnp.zeros((3, 4), bool), 0, 1),))},
+            r"rules.quotas\[0\].member must have shape \(3, 5\)",
+        ),
+        ({"steps": jnp.zeros((2, 2))}, r"steps must have 1 axes, got shape \(2, 2\)"),
         ({"implementation": "triton"}, "implementation must be None or one of"),
     ],
 )
@@ -251,6 +385,9 @@ def test_wrong_arguments_are_named(change, said):
 def test_wrong_shapes_are_named():
     request, weights, mask, _, _, _ = FEW.inputs()
     rows = request._replace(rows=request.rows[..., :-1])
+    direction = Direction(request, jax.tree.map(lambda x: x[None], weights))
+    with pytest.raises(ValueError, match=r"direction.weights.query must have shape \(3, 2, 4, 8"):
+        api.pointer_decode(request, weights, mask, slots=3, direction=direction)
     with pytest.raises(ValueError, match=r"request.rows must have shape \(3, 5, 12\)"):
         api.pointer_decode(rows, weights, mask, slots=3)
     whole = jnp.zeros(mask.shape, jnp.int32)

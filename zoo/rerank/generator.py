@@ -36,6 +36,7 @@ import numpy as np
 from ...kernels.pointer_decode import (
     Context,
     Decoded,
+    Direction,
     Request,
     Weights,
     pointer_decode,
@@ -242,9 +243,9 @@ class Generator(nn.Module):
             encoded.mask,
             slots=self.config.slots,
             # The maps are linear: those of the direction are the direction of those.
-            direction=None if direction is None else self.request(direction),
+            direction=None if direction is None else Direction(self.request(direction)),
             steps=steps,
-            gumbel=gumbel,
+            noise=gumbel,
             temperature=temperature,
             context=self.config.attention,
         )

@@ -1,0 +1,66 @@
+"""Hard rules of a list: what may not be chosen for the next slot. Shared by all decoders.
+
+A slot for which the rules leave no candidate stays empty: a rule is never broken to fill it.
+Shapes: `R` requests, `S` lists, `N` candidates, `M` slots.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+
+class Scatter(NamedTuple):
+    """At most `most` of one kind among any `window` neighbouring slots.
+
+    Attributes:
+      same: whether two candidates are of one kind.
+      window, most: integers >= 1.
+    """
+
+    same: Bool[Array, "R N N"]
+    window: Int[Array, ""] | int
+    most: Int[Array, ""] | int
+
+
+class Quota(NamedTuple):
+    """At least `least` and at most `most` slots for the members.
+
+    The last slots are kept for members as soon as they are needed, for as long as there are some.
+    """
+
+    member: Bool[Array, "R N"]
+    least: Int[Array, ""] | int
+    most: Int[Array, ""] | int
+
+
+class Rules(NamedTuple):
+    """All rules hold at once. Quotas that need the same slots share them."""
+
+    scatters: tuple[Scatter, ...] = ()
+    quotas: tuple[Quota, ...] = ()
+
+
+def allowed(
+    rules: Rules, free: Bool[Array, "R S N"], order: Int[Array, "R S M"], slot: Int[Array, ""]
+) -> Bool[Array, "R S N"]:
+    """What may be chosen for `slot`, after those of `order` before it, out of what is free."""
+    slots = order.shape[-1]
+    at_slot = jnp.arange(slots)[None, None]
+    filled = (order >= 0) & (at_slot < slot)
+    near = lambda window: filled & (at_slot > slot - window)
+    rows, at = jnp.arange(order.shape[0])[:, None, None], jnp.where(order >= 0, order, 0)
+    fine = free
+    for scatter in rules.scatters:
+        # (R, S, M, N): whether candidate n is of the kind of what stands in slot m.
+        alike = scatter.same[rows, at] & near(scatter.window)[..., None]
+        fine &= alike.sum(axis=2) < scatter.most
+    left = slots - slot
+    for quota in rules.quotas:
+        used = (quota.member[rows, at] & filled).sum(axis=-1)[..., None]
+        member = quota.member[:, None]
+        fine &= ~member | (used < quota.most)
+        # Others must leave as many slots as members still need; those that exist, that is.
+        need = jnp.minimum(quota.least - used, (free & member).sum(axis=-1, keepdims=True))
+        fine &= member | (need < left)
+    return fine
