@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from recjax.zoo.features import Field, Schema, Table, example_batch
-from recjax.zoo.rerank import evaluator, generator, last
+from recjax.zoo.rerank import evaluator, generator, last, rewards
 
 SCHEMA = Schema(
     tables=(Table(name="item", rows=30, dim=4), Table(name="kind", rows=5, dim=3)),
@@ -42,12 +42,12 @@ def drawn(shapes, seed=1, scale=0.5):
 
 
 @functools.cache
-def generator_of(config=CONFIG, seed=1):
-    shapes = jax.eval_shape(lambda: generator.init(jax.random.key(0), config))
-    return last.Generator(drawn(shapes, seed), config)
+def generator_of(config=CONFIG, seed=1, module=generator):
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), config))
+    return last.Generator(drawn(shapes, seed), config, module)
 
 
 @functools.cache
-def evaluators_of(count=1, config=JUDGES, worth=(1.0, 0.5)):
+def evaluators_of(count=1, config=JUDGES, worth=(1.0, 0.5), more=()):
     shapes = jax.eval_shape(lambda: evaluator.init(jax.random.key(0), config))
-    return last.Evaluators([drawn(shapes, 10 + i) for i in range(count)], config, worth)
+    return rewards.Evaluators([drawn(shapes, 10 + i) for i in range(count)], config, worth, more)

@@ -1,27 +1,31 @@
-"""Training of generators: no feedback, only an evaluator's opinion of the slates that they draw.
+"""Training of generators: no feedback, only evaluators' opinion of the slates that they draw.
 
-Step after step a slate is drawn for every request, the evaluator says what each of its slots would
-get and what those of the greedy slate would, and the generator's own loss (`zoo.rerank.generator`)
-makes more of what is better. The requests of a step are a function of its number, so nothing is
-stored and nothing repeats.
+Step after step a slate is drawn for every request, the evaluators say what each of its slots would
+get and what those of another slate would, and the generator's own loss (`zoo.rerank.generator`)
+makes more of what is better. It needs no labels, so a deployed generator may go on learning on the
+requests of the hour, while their feedback is still on its way: give its variables as `start`.
 """
 
 from collections.abc import Callable
 import dataclasses
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
+import numpy as np
 
 from ..zoo.contract import Batch, Variables
-from ..zoo.features import Schema
 from ..zoo.rerank import generator as generators
-from ..zoo.rerank.last import Evaluators, Judge, draws, judge_of, upstream
+from ..zoo.rerank.last import seeds_of
+from ..zoo.rerank.rewards import Evaluators, Judge, judge_of, upstream
 from .data.event_log import EventLog, Requests
 from .data.pipeline import pulled_batch, whole_batch
 from .progress import Progress
 from .settings import Settings
 from .step import initial_state, make_step
+
+Baseline = Literal["greedy", "upstream"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,25 +38,27 @@ class Objective:
       temperature: of the draws.
     """
 
-    baseline: str = "greedy"
+    baseline: Baseline = "greedy"
     whole: float = 0.5
     temperature: float = 1.0
 
     def __post_init__(self):
-        if self.baseline not in ("greedy", "upstream"):
+        if self.baseline not in get_args(Baseline):
             raise ValueError(
                 f"Objective.baseline must be greedy or upstream, got {self.baseline!r}."
             )
 
 
 def train_generator(
-    config: generators.Config,
+    config: Any,
     log: EventLog,
     requests: Callable[[int], Requests],
     by: Evaluators,
     settings: Settings,
     *,
+    module: Any = generators,
     objective: Objective | None = None,
+    start: Variables | None = None,
     quiet: bool = False,
 ) -> Variables:
     """Trains a generator against evaluators for `settings.steps` steps; its variables.
@@ -63,35 +69,43 @@ def train_generator(
       requests: of a step, by its number: all candidates, in upstream order.
       by: who judges.
       settings: optimisers, rates, seed, steps.
+      module: with the names of `zoo.rerank.generator`.
       objective: what a slate is compared with.
+      start: variables to go on from; fresh ones by default.
       quiet: print nothing.
 
     Raises:
-      ValueError: `settings.steps` is 0: there is no end of requests.
+      ValueError: `settings.steps` is 0 (there is no end of requests), or the schemas differ.
     """
     if settings.steps < 1:
         raise ValueError(f"steps must be >= 1 for a generator, got {settings.steps}.")
+    if config.schema != by.config.schema:
+        lines = "; ".join(config.schema.differences(by.config.schema)) or "table sizes"
+        raise ValueError(f"Generator and evaluators must have one schema: {lines}.")
     objective = objective or Objective()
-    state = initial_state(generators, config, settings, {})
+    state = initial_state(module, config, settings, {})
+    if start is not None:
+        # The step gives its buffers away; what was given stays the caller's.
+        state = dataclasses.replace(state, variables=jax.tree.map(jnp.array, start))
     step = jax.jit(
-        make_step(generators, config, settings, total_steps=settings.steps), donate_argnums=0
+        make_step(module, config, settings, total_steps=settings.steps), donate_argnums=0
     )
     key = jax.random.key(settings.seed)
     draw = jax.jit(
         lambda variables, batch, key, evaluators: explore(
-            config, variables, batch, by._replace(variables=evaluators), objective, key
+            module, config, variables, batch, by._replace(variables=evaluators), objective, key
         )
     )
-    schema: Schema = config.schema
+    evaluators = list(by.variables)
     with Progress("generator", settings.steps, quiet=quiet) as progress:
         for number in range(settings.steps):
             asked = requests(number)
-            batch = whole_batch(schema, log, asked, history=1)
-            slate, gain = draw(
-                state.variables, batch, jax.random.fold_in(key, number), list(by.variables)
-            )
-            renamed, pulled = pulled_batch(schema, log, asked, history=1)
-            state, _ = step(state, {**renamed, "slate": slate}, pulled)
+            more = _preferences(config, len(asked), settings.seed, number)
+            batch = {**whole_batch(config.schema, log, asked, history=1), **more}
+            now = jax.random.fold_in(key, number)
+            slate, gain = draw(state.variables, batch, now, evaluators)
+            renamed, pulled = pulled_batch(config.schema, log, asked, history=1)
+            state, _ = step(state, {**renamed, **more, "slate": slate}, pulled)
             progress.advance(1)
             if number % 100 == 99:
                 progress.print(f"step {number + 1}: drawn slates gain {float(gain):+.4f}")
@@ -99,7 +113,8 @@ def train_generator(
 
 
 def explore(
-    config: generators.Config,
+    module: Any,
+    config: Any,
     variables: Variables,
     batch: Batch,
     by: Evaluators,
@@ -107,14 +122,13 @@ def explore(
     key: PRNGKeyArray,
 ) -> tuple[dict[str, Array], Float[Array, ""]]:
     """A drawn slate per request, what each slot gained, and what slates gained on average."""
-    encoded = generators.encode(variables, config, batch)
-    size, candidates = encoded.mask.shape
-    noise = draws(key, size, (1, config.slots, candidates))
-    drawn = generators.decode(
-        variables, config, encoded, gumbel=noise, temperature=objective.temperature
+    encoded = module.encode(variables, config, batch)
+    seeds = seeds_of(key, encoded.mask.shape[0])
+    drawn = module.decode(
+        variables, config, encoded, noise=seeds, temperature=objective.temperature
     ).order
     if objective.baseline == "greedy":
-        other = generators.decode(variables, config, encoded).order
+        other = module.decode(variables, config, encoded).order
     else:
         other = upstream(batch, config.slots)[:, None]
     advantage = advantages(judge_of(by, batch), drawn, other, objective.whole)
@@ -129,3 +143,12 @@ def advantages(
     reward = judge(jnp.concatenate([drawn, other], axis=1)).mean(axis=-1)
     each = reward[:, 0] - reward[:, 1]
     return each + whole * each.mean(axis=1, keepdims=True)
+
+
+def _preferences(config: Any, count: int, seed: int, step: int) -> dict[str, np.ndarray]:
+    """Any weights of the objectives that add up to 1, a request at a time; nothing without any."""
+    names = getattr(config, "preferences", ())
+    if not names:
+        return {}
+    rng = np.random.default_rng([seed, step])
+    return {"preference": rng.dirichlet(np.ones(len(names)), count).astype(np.float32)}

@@ -10,6 +10,9 @@ A model of KIND "retrieval" adds two, and its logit is the largest over a user's
     user_vectors(variables, config, batch)                   -> (B, K, d), mask (B, K)
     item_vectors(variables, config, items {field: (N,)})     -> (N, d)
 
+An "evaluator" and a "reranking" model see all candidates of a request at once: the slots of a
+slate, or what a slate is to be sorted from. A "generator" returns a `Slate` (see `zoo.rerank`).
+
 `variables` are Flax's own collections, plain nested dicts: "tables" {name: (rows, dim)}, "params",
 and "batch_stats" where a model keeps running statistics. Tables may be whole or pulled (the rows
 that a batch names, ids renamed to positions): `apply` and `loss` never know which.
@@ -30,8 +33,10 @@ and, where `requirements(config)` asks for them (the fields are those that stand
                                          negatives shared by the batch, fields of items only, and
                                          the log of how many times S draws hold the item on
                                          average
+    preference (B, K)                    how much each of K objectives counts for the request
+    slate {"order", "advantage": (B, M)} what a generator drew, and what each slot of it gained
 
-`history_negative` and `sampled` are for losses and absent when serving; `retrieved` is not.
+`history_negative`, `sampled` and `slate` are for losses and absent when serving.
 
 int32 = row id, float32 = dense, one more trailing axis = a bag or a dense vector. Row 0 is
 padding and reads as zeros. Valid events stand oldest first; the mask may have holes.
@@ -68,7 +73,15 @@ class Slate(NamedTuple):
     log_probability: Float[Array, "B M"]
 
 
-_FOR_LOSSES = ("label", "weight", "history_negative", "sampled", "sampled_log_q", "candidate_log_q")
+_FOR_LOSSES = (
+    "label",
+    "weight",
+    "history_negative",
+    "sampled",
+    "sampled_log_q",
+    "candidate_log_q",
+    "slate",
+)
 
 
 def served(batch: Batch) -> Batch:
@@ -95,12 +108,14 @@ class Requirements:
       sampled: number S of shared negatives, drawn by log-uniform popularity. A model that has
         them gets positives only: requests whose candidates were not clicked are left out, and no
         negatives are added to them. 0 means none.
+      preferences: number K of objectives whose weights a request brings.
     """
 
     history_negatives: Literal["none", "uniform", "log_popularity"] = "none"
     retrieved: int = 0
     group_by: str = "category"
     sampled: int = 0
+    preferences: int = 0
 
 
 NOTHING_MORE = Requirements()
@@ -114,7 +129,7 @@ class Model(Protocol):
 
     @property
     def KIND(self) -> str:
-        """One of "ranking", "retrieval", "evaluator", "generator"."""
+        """One of "ranking", "retrieval", "evaluator", "reranking", "generator"."""
         ...
 
     def init(self, key: PRNGKeyArray, config: Any) -> Variables:

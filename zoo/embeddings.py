@@ -100,6 +100,7 @@ def init_variables(
         history_negatives=requirements.history_negatives != "none",
         retrieved=requirements.retrieved,
         sampled=requirements.sampled,
+        preferences=requirements.preferences,
     )
     _, rest = module.apply(
         {"tables": small}, batch, rngs={"params": param_key}, mutable=["params", "batch_stats"]

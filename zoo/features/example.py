@@ -18,11 +18,12 @@ def example_batch(
     history_negatives: bool = False,
     retrieved: int = 0,
     sampled: int = 0,
+    preferences: int = 0,
 ) -> dict[str, Any]:
     """A valid batch of random ids and numbers, histories of random lengths (padded right).
 
     Ids lie in [1, rows) of their tables. For whole tables; see `zoo.contract` for the layout.
-    The last three are what a model's requirements ask for; `retrieved` comes in two groups.
+    The last four are what a model's requirements ask for; `retrieved` comes in two groups.
     """
     rng = np.random.default_rng(seed)
     lead: dict[Role, tuple[int, ...]] = {
@@ -69,6 +70,9 @@ def example_batch(
         result["sampled"] = {field.name: draw(field, (sampled,)) for field in schema.item_fields}
         result["sampled_log_q"] = rng.normal(size=sampled).astype(np.float32) - 3
         result["candidate_log_q"] = rng.normal(size=(batch, candidates)).astype(np.float32) - 3
+    if preferences:
+        drawn = rng.dirichlet(np.ones(preferences), batch)
+        result["preference"] = drawn.astype(np.float32)
     return result
 
 

@@ -178,7 +178,8 @@ class Evaluator(nn.Module):
 
     def encode(self, batch: Batch, *, train: bool = False) -> Encoded:
         """What is the same for every slate of these candidates."""
-        config, batch = self.config, as_arrays(batch)
+        config = self.config
+        batch = as_arrays(batch, config.schema, ("user", "context", "candidate"))
         embedded = embed(dict(self.tables), config.schema, batch)
         embedded = dropout(embedded, config.embedding_dropout, train=train)
         mask = batch["candidate_mask"]

@@ -1,12 +1,14 @@
 """The generator against the authors' form of its equations, in NumPy float64."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from reranking import CONFIG, SCHEMA, generator_of, requests
 
-from recjax.zoo.rerank import generator
+from recjax.zoo.rerank import generator, rewards
 from testing import assert_close
 
 BATCH = requests()
@@ -46,8 +48,8 @@ def exact_slate(b, slots, attention):
             for n in real
         ]
     )
-    e = np.maximum(rows @ p["encoder"]["kernel"] + p["encoder"]["bias"], 0)
-    h = np.maximum(e.sum(axis=0) @ p["start"]["kernel"] + p["start"]["bias"], 0)
+    e = np.maximum(rows @ p["encoder"]["common"]["kernel"] + p["encoder"]["common"]["bias"], 0)
+    h = np.maximum(e.sum(axis=0) @ p["start"]["common"]["kernel"] + p["start"]["common"]["bias"], 0)
     w_in, b_in, w_g, b_g = split_into_two_maps(p, np.random.default_rng(0))
     x, contexts, free = np.zeros(rows.shape[1]), [np.zeros(e.shape[1])] * 2, set(range(len(real)))
     order, logp = [], []
@@ -106,7 +108,7 @@ def test_rewards_go_back_to_earlier_choices():
         for t in range(5):
             for k in range(t, 5):
                 expected[:, t] += discount ** (k - t) * advantage[:, k]
-        assert_close(generator.reward_to_go(jnp.asarray(advantage), discount), expected)
+        assert_close(rewards.reward_to_go(jnp.asarray(advantage), discount), expected)
 
 
 def with_slate(order, advantage):
@@ -124,7 +126,7 @@ def test_the_loss_is_its_equation():
     logp = generator.log_probability(
         variables, config, encoded, jnp.array(order, jnp.int32)[:, None]
     )[:, 0]
-    credit = generator.reward_to_go(jnp.array([[1.0, -2, 3], [1, 1, 0], [0, 0, 0]]), 0.3)
+    credit = rewards.reward_to_go(jnp.array([[1.0, -2, 3], [1, 1, 0], [0, 0, 0]]), 0.3)
     # Three requests have a slate; an empty slot earns nothing, whatever the batch says.
     assert_close(value, float(-(credit * logp[:3]).sum() / 3), ulps=16)
 
@@ -144,8 +146,67 @@ def test_a_step_down_the_loss_makes_good_choices_likelier():
     [
         ({"slots": 0}, "slots must be >= 1, got 0"),
         ({"discount": 1.5}, r"discount must be in \[0, 1\], got 1.5"),
+        ({"scatter": ("item",)}, "reads FIELD:NUMBER:NUMBER, got 'item'"),
+        ({"scatter": ("price:2:1",)}, "scatter needs a candidate field of kind id, got 'price'"),
+        ({"scatter": ("item:2:2",)}, "1 <= MOST < WINDOW <= slots, got 'item:2:2'"),
+        ({"quota": ("item:1:2",)}, "quota needs a candidate field of kind dense, got 'item'"),
+        ({"quota": ("price:3:2",)}, "LEAST <= MOST <= slots, got 'price:3:2'"),
     ],
 )
 def test_config_rejects_nonsense(options, said):
     with pytest.raises(ValueError, match=said):
         generator.Config(schema=SCHEMA, **options)
+
+
+def test_constraints_hold_in_every_slate():
+    config = dataclasses.replace(CONFIG, scatter=("item:2:1",), quota=("price:1:2",))
+    batch = requests(batch=4, candidates=8, seed=5)
+    batch["candidate"]["item"] = np.array([[3, 3, 3, 4, 4, 5, 6, 7]] * 4, np.int32)
+    batch["candidate"]["price"] = np.array([[1, 1, 1, -1, -1, -1, 0, 0]] * 4, np.float32)
+    made = generator_of(config)
+    encoded = generator.encode(made.variables, config, batch)
+    seeds = jnp.arange(4, dtype=jnp.uint32)
+    steps = jnp.zeros(40)
+    order = np.asarray(
+        generator.decode(made.variables, config, encoded, steps=steps, noise=seeds).order
+    )
+    rows = np.arange(4)[:, None, None]
+    item, price = batch["candidate"]["item"][rows, order], batch["candidate"]["price"][rows, order]
+    assert (order >= 0).all()
+    assert (item[..., 1:] != item[..., :-1]).all()
+    assert ((price > 0).sum(axis=-1) >= 1).all() and ((price > 0).sum(axis=-1) <= 2).all()
+
+
+PREFERRED = dataclasses.replace(CONFIG, preferences=("clicks", "freshness"))
+
+
+def blended(variables, weights):
+    """The plain generator that a pair of preferences makes."""
+    params = jax.tree.map(np.asarray, variables["params"])
+    plain = dict(params)
+    w = np.asarray(weights, np.float32)
+    for name in ("encoder", "start"):
+        common, own = params[name]["common"], params[name]["own"]
+        kernel = common["kernel"] + np.einsum("k,dku->du", w, own["kernel"])
+        plain[name] = {"common": {"kernel": kernel, "bias": common["bias"] + w @ own["bias"]}}
+    plain["query"] = params["query"] + np.einsum("k,khuw->huw", w, plain.pop("preferred_query"))
+    return {**variables, "params": jax.tree.map(jnp.asarray, plain)}
+
+
+def test_preferences_blend_weights():
+    made = generator_of(PREFERRED)
+    weights = np.array([[1, 0], [0.3, 0.7], [0.5, 0.5], [0, 1]], np.float32)
+    slate = generator.apply(made.variables, PREFERRED, {**BATCH, "preference": weights})
+    for b in range(4):
+        one = generator.apply(blended(made.variables, weights[b]), CONFIG, BATCH)
+        np.testing.assert_array_equal(slate.order[b], one.order[b])
+        assert_close(slate.log_probability[b], np.asarray(one.log_probability[b]), ulps=32)
+
+
+def test_preferences_have_to_come():
+    made = generator_of(PREFERRED)
+    with pytest.raises(ValueError, match=r"needs preference \(B, 2\), the weights of clicks, fresh"):
+        generator.apply(made.variables, PREFERRED, BATCH)
+    wrong = {**BATCH, "preference": np.ones((4, 3), np.float32)}
+    with pytest.raises(ValueError, match=r"preference must have shape \(B, 2\), got \(4, 3\)"):
+        generator.apply(made.variables, PREFERRED, wrong)

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 from reranking import CONFIG, SCHEMA, evaluators_of, generator_of, requests
 
-from recjax.zoo.rerank import generator, last
+from recjax.zoo.rerank import deltas, generator, last, rewards
 from testing import assert_close
 
 BATCH = requests()
 
 
-def run(batch=BATCH, config=None, *, by=None, made=None, key=None, serial=None):
+SEEDS = jnp.array([3, 1, 4, 1], jnp.uint32)
+
+
+def run(batch=BATCH, config=None, *, by=None, made=None, seeds=None, serial=None):
     by, made, config = by or evaluators_of(), made or generator_of(), config or last.Config()
 
     def f(variables, judges, batch):
@@ -20,7 +23,7 @@ def run(batch=BATCH, config=None, *, by=None, made=None, key=None, serial=None):
         by_ = by._replace(variables=judges)
         if serial is not None:
             return last.last_serial(generator_, by_, batch, config, rounds=serial)
-        return last.last_parallel(generator_, by_, batch, config, key=key)
+        return last.last_parallel(generator_, by_, batch, config, seeds=seeds)
 
     return jax.jit(f)(made.variables, list(by.variables), batch)
 
@@ -39,9 +42,11 @@ def test_the_score_never_falls_below_the_greedy_slates():
         found = run(config=config)
         greedy = generator.apply(generator_of().variables, CONFIG, BATCH).order
         np.testing.assert_array_equal(found.tried[:, 0], greedy)
-        best = np.asarray(found.score).max(axis=1)
-        assert (best >= np.asarray(found.score)[:, 0]).all()
-        np.testing.assert_array_equal(np.asarray(found.score)[range(4), found.best], best)
+        best = np.asarray(found.score).mean(axis=-1).max(axis=1)
+        assert (best >= np.asarray(found.score).mean(axis=-1)[:, 0]).all()
+        np.testing.assert_array_equal(
+            np.asarray(found.score).mean(axis=-1)[range(4), found.best], best
+        )
         for b in range(4):
             np.testing.assert_array_equal(found.order[b], found.tried[b, found.best[b]])
 
@@ -55,16 +60,22 @@ def test_large_steps_explore_and_vanishing_ones_do_not():
     assert none.tried.shape == (4, 1, 3) and not none.best.any()
 
 
+def explored(made=None):
+    """What the tests of directions need: encoded requests, their greedy slates, credits."""
+    made = made or generator_of()
+    module, by = made.module, evaluators_of()
+    encoded = module.encode(made.variables, made.config, BATCH)
+    order = module.decode(made.variables, made.config, encoded).order
+    both = jnp.concatenate([order, rewards.upstream(BATCH, 3)[:, None]], axis=1)
+    reward = rewards.judge_of(by, BATCH)(both)[..., 0]
+    return encoded, order, rewards.reward_to_go(reward[:, 0] - reward[:, 1], CONFIG.discount)
+
+
 def test_the_gradient_is_that_of_the_loss():
     """Central differences along every number of the state, and of one candidate's encoding."""
-    made, by = generator_of(), evaluators_of()
-    encoded = generator.encode(made.variables, CONFIG, BATCH)
-    order = generator.decode(made.variables, CONFIG, encoded).order
-    judge = last.judge_of(by, BATCH)
-    state, items = last.gradient(made, encoded, order, judge, BATCH)
-    both = jnp.concatenate([order, last.upstream(BATCH, 3)[:, None]], axis=1)
-    reward = judge(both)[..., 0]
-    credit = generator.reward_to_go(reward[:, 0] - reward[:, 1], CONFIG.discount)
+    made = generator_of()
+    encoded, order, credit = explored()
+    way = deltas.activations(made, encoded, order, credit, "none")
 
     def loss(encoded):
         logp = generator.log_probability(made.variables, CONFIG, encoded, order)
@@ -76,46 +87,115 @@ def test_the_gradient_is_that_of_the_loss():
         return float(loss(up) - loss(down)) / (2 * step)
 
     for at in np.ndindex(2, 4):
-        assert float(state[at]) == pytest.approx(slope("state", at), abs=2e-3)
+        assert float(way.state[at]) == pytest.approx(slope("state", at), abs=2e-3)
     for unit in range(6):
         at = (0, 2, unit)
-        assert float(items[at]) == pytest.approx(slope("items", at), abs=2e-3)
-    assert not items[1, 1].any()  # It is masked.
+        assert float(way.items[at]) == pytest.approx(slope("items", at), abs=2e-3)
+    assert not way.items[1, 1].any()  # It is masked.
+    assert not way.rows.any()
+
+
+def norm(x):
+    return np.sqrt((np.asarray(x, np.float64) ** 2).reshape(4, -1).sum(axis=1))
 
 
 def test_blocks_move_by_their_own_percent():
-    encoded = generator.encode(generator_of().variables, CONFIG, BATCH)
-    rng = np.random.default_rng(0)
-    state, items = (
-        jnp.asarray(rng.normal(size=x.shape), jnp.float32) for x in (encoded.state, encoded.items)
-    )
+    made = generator_of()
+    encoded, order, credit = explored()
     mask = BATCH["candidate_mask"]
     there = np.where(mask[..., None], encoded.items, 0)
-    block = last.direction_of(encoded, state, items, "block")
-    norm = lambda x: np.sqrt((np.asarray(x, np.float64) ** 2).reshape(4, -1).sum(axis=1))
-    np.testing.assert_allclose(norm(block.state), 0.01 * norm(encoded.state), rtol=1e-4)
-    np.testing.assert_allclose(norm(block.items), 0.01 * norm(there), rtol=1e-4)
-    assert not np.asarray(block.items)[~mask].any() and not block.rows.any()
-    whole = last.direction_of(encoded, state, items, "global")
+    block = deltas.activations(made, encoded, order, credit, "block")
+    some = np.asarray(norm(credit) > 0)
+    np.testing.assert_array_equal(some, [True, True, True, False])  # The last shows what came.
+    np.testing.assert_allclose(norm(block.state), 0.01 * norm(encoded.state) * some, rtol=1e-4)
+    np.testing.assert_allclose(norm(block.items), 0.01 * norm(there) * some, rtol=1e-4)
+    whole = deltas.activations(made, encoded, order, credit, "global")
     moved = np.hypot(norm(whole.state), norm(whole.items))
-    np.testing.assert_allclose(moved, 0.01 * np.hypot(norm(encoded.state), norm(there)), rtol=1e-4)
-    none = last.direction_of(encoded, state, items, "none")
-    np.testing.assert_array_equal(none.state, state)
-    still = last.direction_of(encoded, 0 * state, 0 * items, "block")
+    expected = 0.01 * np.hypot(norm(encoded.state), norm(there)) * some
+    np.testing.assert_allclose(moved, expected, rtol=1e-4)
+    still = deltas.activations(made, encoded, order, 0 * credit, "block")
     assert not still.state.any() and not still.items.any()
+
+
+def dense_gradient(made, encoded, order, credit, b):
+    """Of request b's loss by the decoder's own parameters, one request at a time."""
+
+    def loss(params):
+        variables = {**made.variables, "params": params}
+        # What candidates pass through before stays: only the decoder moves.
+        logp = generator.log_probability(variables, CONFIG, encoded, order)[b, 0]
+        return -(credit[b] * logp).sum()
+
+    return jax.grad(loss)(made.variables["params"])
+
+
+def test_factored_deltas_of_parameters_are_the_dense_ones():
+    """Each request, each step: a copy of the parameters, moved, decodes the same slate."""
+    made = generator_of()
+    encoded, order, credit = explored()
+    steps = jnp.array([-60.0, -7.0, 0.0, 9.0, 60.0])
+    way = jax.jit(lambda e: deltas.parameters(made, e, order, credit, "block"))(encoded)
+    found = generator.decode(made.variables, CONFIG, encoded, direction=way, steps=steps)
+    for b in range(4):
+        gradient = dense_gradient(made, encoded, order, credit, b)
+        for s, step in enumerate(steps):
+            params = dict(made.variables["params"])
+            for name in deltas.PARAMETERS:
+                value, slope = (
+                    tree[name]["kernel"] if name == "row" else tree[name]
+                    for tree in (params, gradient)
+                )
+                length = float(jnp.linalg.norm(slope.ravel()))
+                size = float(jnp.linalg.norm(value.ravel()))
+                moved = value + step * 0.01 * size / max(length, 1e-20) * slope
+                params[name] = {"kernel": moved} if name == "row" else moved
+            copy = {**made.variables, "params": params}
+            alone = generator.decode(copy, CONFIG, encoded)
+            np.testing.assert_array_equal(alone.order[b, 0], found.order[b, s])
+            assert_close(
+                np.asarray(found.log_probability[b, s]),
+                np.asarray(alone.log_probability[b, 0]),
+                ulps=256,  # Steps of 60 percent, and products in another order.
+            )
+    assert len(np.unique(np.asarray(found.order)[0], axis=0)) > 1
+
+
+def test_parameters_that_are_not_named_stay():
+    made = generator_of()
+    encoded, order, credit = explored()
+    way = deltas.parameters(made, encoded, order, credit, "block", ("score", "key"))
+    assert way.weights.score.any() and way.request.keys.any()
+    for still in (way.weights.query, way.weights.bias, way.request.rows, way.request.context):
+        assert not still.any()
+
+
+def test_a_random_direction_is_as_long():
+    made = generator_of()
+    encoded, order, credit = explored()
+    way = deltas.activations(made, encoded, order, credit, "block")
+    other = deltas.random_like(way, generator.MOVED, SEEDS)
+    np.testing.assert_allclose(norm(other.state), norm(way.state), rtol=1e-4)
+    np.testing.assert_allclose(norm(other.items), norm(way.items), rtol=1e-4)
+    assert not other.items[1, 1].any()
+    alike = np.abs(np.sum(np.asarray(other.state * way.state), axis=1))[:3]
+    assert (alike < 0.99 * norm(way.state)[:3] ** 2).all()
+
+
+def test_both_kinds_of_delta_explore():
+    found = run(config=last.Config(delta="parameters", steps=last.both_signs(8, 5.0, 200.0)))
+    assert any(len(np.unique(x, axis=0)) > 1 for x in np.asarray(found.tried))
 
 
 def test_what_is_deployed_stays_as_it_is_and_a_request_stands_alone():
     made, by = generator_of(), evaluators_of()
     before = jax.tree.map(np.array, (made.variables, by.variables))
-    together = run(key=jax.random.key(3), config=last.Config(sample=True))
+    together = run(seeds=SEEDS, config=last.Config(sample=True))
     jax.tree.map(np.testing.assert_array_equal, before, (made.variables, by.variables))
     for b in range(4):
-        # Noise belongs to a request's place in the batch: the first ones keep theirs.
-        part = jax.tree.map(lambda x, b=b: x[: b + 1], BATCH)
-        alone = run(part, key=jax.random.key(3), config=last.Config(sample=True))
-        np.testing.assert_array_equal(alone.order[b], together.order[b])
-        np.testing.assert_array_equal(alone.tried[b], together.tried[b])
+        part = jax.tree.map(lambda x, b=b: x[b : b + 1], BATCH)
+        alone = run(part, seeds=SEEDS[b : b + 1], config=last.Config(sample=True))
+        np.testing.assert_array_equal(alone.order[0], together.order[b])
+        np.testing.assert_array_equal(alone.tried[0], together.tried[b])
 
 
 def test_serial_exploration_goes_on_from_where_it_was():
@@ -129,7 +209,7 @@ def test_serial_exploration_goes_on_from_where_it_was():
 
 
 def test_pessimism_prefers_what_evaluators_agree_on():
-    tried = jnp.array([[[0], [1]]], jnp.int32)
+    tried = jnp.array([[[0], [1]]], jnp.int32)  # (B, S, M); opinions are (B, S, M, E).
     # Two evaluators agree on the first slate, and not on the second, better on average.
     opinions = jnp.array([[[[1.0, 1.0]], [[2.5, 0.0]]]])
     assert last.choose(tried, lambda order: opinions).order.tolist() == [[1]]
@@ -140,16 +220,16 @@ def test_pessimism_prefers_what_evaluators_agree_on():
 
 def test_best_of_draws():
     made, by = generator_of(), evaluators_of()
-    found = last.best_of(made, by, BATCH, 5, key=jax.random.key(0))
+    found = last.best_of(made, by, BATCH, 5, seeds=SEEDS)
     assert found.tried.shape == (4, 6, 3)
     assert len(np.unique(np.asarray(found.tried)[0], axis=0)) > 1
-    none = last.best_of(made, by, BATCH, 0, key=jax.random.key(0))
+    none = last.best_of(made, by, BATCH, 0, seeds=SEEDS)
     np.testing.assert_array_equal(none.order, found.tried[:, 0])
 
 
 def test_upstream_order_passes_over_what_is_masked():
-    assert last.upstream(BATCH, 3).tolist() == [[0, 1, 2], [0, 2, 3], [0, 1, 2], [0, 1, 2]]
-    assert last.upstream(BATCH, 8)[1].tolist() == [0, 2, 3, 4, -1, -1, -1, -1]
+    assert rewards.upstream(BATCH, 3).tolist() == [[0, 1, 2], [0, 2, 3], [0, 1, 2], [0, 1, 2]]
+    assert rewards.upstream(BATCH, 8)[1].tolist() == [0, 2, 3, 4, -1, -1, -1, -1]
 
 
 @pytest.mark.parametrize("candidates", [1, 2, 3])
@@ -186,8 +266,11 @@ def test_nothing_to_gain_means_nothing_to_explore():
 @pytest.mark.parametrize(
     "options, said",
     [
-        ({"temperature": 0.0}, "temperature must be > 0, got 0.0"),
-        ({"pessimism": -1.0}, "pessimism must be >= 0, got -1.0"),
+        ({"temperature": 0.0}, "temperature must be > 0 and finite, got 0.0"),
+        ({"pessimism": -1.0}, "pessimism must be >= 0 and finite, got -1.0"),
+        ({"steps": (float("nan"),)}, "steps must be finite, got"),
+        ({"parameters": ("keys",)}, "parameters must name some of key, context, row"),
+        ({"parameters": ()}, "parameters must name some of"),
     ],
 )
 def test_config_rejects_nonsense(options, said):
@@ -195,15 +278,29 @@ def test_config_rejects_nonsense(options, said):
         last.Config(**options)
 
 
-def test_draws_need_a_key():
-    with pytest.raises(ValueError, match="Config.sample needs a key"):
+def test_draws_need_seeds():
+    with pytest.raises(ValueError, match="Config.sample needs seeds"):
         run(config=last.Config(sample=True))
+
+
+def test_serial_exploration_refuses_what_it_cannot_do():
+    with pytest.raises(ValueError, match="rounds must be >= 0, got -1"):
+        run(serial=-1)
+    with pytest.raises(ValueError, match="last_serial moves activations"):
+        run(serial=1, config=last.Config(delta="parameters"))
+
+
+def test_presets():
+    assert last.PRESETS["official"].steps == (6.0, 7.0, 8.0, 9.0)
+    assert last.PRESETS["default"] == last.Config()
+    for config in last.PRESETS.values():
+        assert run(config=config, seeds=SEEDS).order.shape == (4, 3)
 
 
 def test_scores_are_sums_of_what_slots_are_worth():
     by = evaluators_of(2)
-    order = last.upstream(BATCH, 3)[:, None]
-    each = last.judge_of(by, BATCH)(order)
+    order = rewards.upstream(BATCH, 3)[:, None]
+    each = rewards.judge_of(by, BATCH)(order)
     logits = [
         by.module.judge(v, by.config, by.module.encode(v, by.config, BATCH), order)
         for v in by.variables

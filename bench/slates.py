@@ -1,0 +1,203 @@
+"""What the suite `last` trains and judges: evaluators and generators of a listwise market.
+
+Four sets of requests never meet: those whose exposed slates train the evaluators, those on which
+the generator learns without feedback, validation, and test. The judge is the market's own
+closed form; no model sees it.
+"""
+
+from collections.abc import Callable, Iterator
+import dataclasses
+from pathlib import Path
+import tempfile
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..train import checkpoints
+from ..train.data.dataset import Dataset
+from ..train.data.event_log import Requests
+from ..train.data.market import slate_log
+from ..train.data.market.slates import SLATES, SlateRequests, SlateWorld, Worth
+from ..train.data.pipeline import whole_batch
+from ..train.loop import fit
+from ..train.rerank import train_generator
+from ..train.settings import Settings
+from ..zoo.contract import Variables
+from ..zoo.rerank import evaluator, generator
+from ..zoo.rerank.last import Chosen, Generator
+from ..zoo.rerank.rewards import Evaluators
+
+REQUESTS = 3_000
+# Of requests that are served at once, so that memory does not grow with how many there are.
+AT_ONCE = 500
+_GENERATOR_BATCH = 192
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Regime:
+    """What evaluators may learn from.
+
+    Attributes:
+      preset: of the market.
+      logs: exposed slates that each evaluator is trained on, its own.
+      inverse_temperature: of the logging policy.
+      evaluators: how many there are; their mean is the score.
+      settings: of their training.
+      steps: of the generator's, on requests without feedback.
+    """
+
+    preset: str
+    logs: int
+    inverse_temperature: float = slate_log.EXPLORING
+    evaluators: int = 3
+    settings: Settings
+    steps: int = 1500
+
+
+STRONG = Regime(
+    preset="cascade", logs=700_000, settings=Settings(epochs=1, batch_size=5120, history=1)
+)
+WEAK = Regime(
+    preset="cascade",
+    logs=14_000,
+    inverse_temperature=slate_log.NARROW,
+    settings=Settings(history=1),
+)
+
+
+class Asked(NamedTuple):
+    """Requests as the market knows them, and as models see them."""
+
+    truth: SlateRequests
+    requests: Requests
+    batch: dict[str, Any]
+
+
+class Trained(NamedTuple):
+    """A market, and what was trained on it."""
+
+    world: SlateWorld
+    data: Dataset
+    by: Evaluators
+    generator: Generator
+    validation: Asked
+    test: Asked
+
+
+def train(regime: Regime, seed: int) -> Trained:
+    """The market of a seed, its evaluators, a generator, and requests to choose and to judge by."""
+    world = SlateWorld(SLATES[regime.preset], seed)
+    data, by = train_evaluators(world, regime, seed)
+    _, validation, test = world.preset.market.starts
+    made = train_pointer(world, data, by, steps=regime.steps, seed=seed)
+    ask = lambda stream, rounds: asked(world, data, (seed, stream), rounds)
+    return Trained(
+        world,
+        data,
+        by,
+        made,
+        ask(1, range(validation, test)),
+        ask(2, range(test, world.preset.market.rounds)),
+    )
+
+
+def train_evaluators(
+    world: SlateWorld, regime: Regime, seed: int, worth: tuple[float, ...] = (1.0, 0.0)
+) -> tuple[Dataset, Evaluators]:
+    """Evaluators, each on logs of its own; and the last log, for its schema."""
+    found, config, data = [], None, None
+    for member in range(regime.evaluators):
+        data = slate_log.load(
+            world,
+            name=f"slates:{regime.preset}",
+            slates=regime.logs,
+            inverse_temperature=regime.inverse_temperature,
+            seed=regime.evaluators * seed + member,
+        )
+        config = evaluator.Config(schema=data.schema)
+        settings = dataclasses.replace(regime.settings, seed=regime.evaluators * seed + member)
+        found.append(_fitted(evaluator, config, data, settings))
+    assert data is not None
+    return data, Evaluators(found, config, worth)
+
+
+def _fitted(module: Any, config: Any, data: Dataset, settings: Settings) -> Variables:
+    with tempfile.TemporaryDirectory() as folder:
+        fit(module, config, data, settings, Path(folder) / "run", quiet=True)
+        like = jax.eval_shape(lambda key: module.init(key, config), jax.random.key(0))
+        return checkpoints.restore(Path(folder) / "run" / "checkpoints" / "best", like)[1]
+
+
+def train_pointer(
+    world: SlateWorld, data: Dataset, by: Evaluators, *, steps: int, seed: int
+) -> Generator:
+    """The pointer generator, on requests of the training rounds, without their feedback."""
+    config = generator.Config(schema=data.schema, encoder_units=64, head_units=64)
+    settings = Settings(steps=steps, seed=seed)
+    stream = requests_of(world, data, seed)
+    return Generator(
+        train_generator(config, data.log, stream, by, settings, quiet=True), config
+    )
+
+
+def requests_of(world: SlateWorld, data: Dataset, seed: int) -> Callable[[int], Requests]:
+    """Requests of a training step, by its number: those of one day of the training rounds."""
+    first, last, _ = world.preset.market.starts
+
+    def stream(step: int) -> Requests:
+        day = first + step % (last - first)
+        rng = np.random.default_rng([world.world.seed, seed, 7, step])
+        truth = world.requests(rng, _GENERATOR_BATCH, range(day, day + 1))
+        return slate_log.to_requests(world, truth, data.row_maps)
+
+    return stream
+
+
+def asked(
+    world: SlateWorld,
+    data: Dataset,
+    address: tuple[int, ...],
+    rounds: range,
+    count: int = REQUESTS,
+) -> Asked:
+    """Requests of some rounds; `address` names the draw."""
+    truth = world.requests(np.random.default_rng([world.world.seed, 8, *address]), count, rounds)
+    requests = slate_log.to_requests(world, truth, data.row_maps)
+    return Asked(truth, requests, whole_batch(data.schema, data.log, requests, history=1))
+
+
+def chunks(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The batch, `AT_ONCE` requests at a time."""
+    count = len(batch["candidate_mask"])
+    for start in range(0, count, AT_ONCE):
+        yield jax.tree.map(lambda x, s=start: x[s : s + AT_ONCE], batch)
+
+
+def serve(
+    method: Callable[..., Chosen], generator: Generator, by: Evaluators, ask: Asked, seed: int
+) -> Chosen:
+    """All requests through `method(generator, by, batch, seeds)`, in parts; arrays in NumPy."""
+
+    def run(variables, judges, batch, seeds):
+        made = generator._replace(variables=variables)
+        return method(made, by._replace(variables=judges), batch, seeds)
+
+    jitted = jax.jit(run)
+    seeds = np.random.default_rng([seed, 9]).integers(0, 2**32, len(ask.truth), np.uint32)
+    parts = []
+    for number, batch in enumerate(chunks(ask.batch)):
+        mine = jnp.asarray(seeds[number * AT_ONCE :][:AT_ONCE])
+        found = jitted(generator.variables, list(by.variables), batch, mine)
+        parts.append(jax.tree.map(np.asarray, found))
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def worth_of(world: SlateWorld, truth: SlateRequests, orders: np.ndarray) -> Worth:
+    """True worth of slates (R, M) or (R, S, M), a part of the requests at a time."""
+    parts = [
+        world.worth(truth.take(slice(start, start + AT_ONCE)), orders[start : start + AT_ONCE])
+        for start in range(0, len(orders), AT_ONCE)
+    ]
+    return Worth(*(np.concatenate(x) for x in zip(*parts, strict=True)))
