@@ -132,7 +132,7 @@ class PRM(nn.Module):
         x = item_rows(embedded, mask)
         if config.positions:
             shape = (config.positions, x.shape[-1])
-            table = self.param("position", nn.initializers.normal(0.02), shape)
+            table = self.param("place", nn.initializers.normal(0.02), shape)
             x += table[upstream_position(mask, config.positions)]
         x = nn.Dense(config.units, name="input")(x)
         for i in range(config.blocks):

@@ -62,7 +62,7 @@ def exact(b, config=CONFIG):
     for place, n in enumerate(np.flatnonzero(BATCH["candidate_mask"][b])):
         price = [BATCH["candidate"]["price"][b, n]]
         parts = [kind[BATCH["user"]["kind"][b]], item[BATCH["candidate"]["item"][b, n]], price]
-        rows.append(np.concatenate(parts) + p["position"][min(place, 3)])
+        rows.append(np.concatenate(parts) + p["place"][min(place, 3)])
     x = dense(np.stack(rows), p["input"])
     for i in range(config.blocks):
         block = p[f"block_{i}"]
