@@ -191,8 +191,8 @@ def read(
         state = jax.tree.map(lambda new, old: jnp.where(real[:, None], new, old), moved, state)
         return state, state.hidden
 
-    start = State(*jnp.zeros((2, inputs.shape[0], recurrent.shape[0])))
-    state, hidden = jax.lax.scan(step, start, (inputs.swapaxes(0, 1), mask.T))
+    zeros = jnp.zeros_like(inputs[:, 0, : recurrent.shape[0]])
+    state, hidden = jax.lax.scan(step, State(zeros, zeros), (inputs.swapaxes(0, 1), mask.T))
     return hidden.swapaxes(0, 1), state
 
 
@@ -220,7 +220,7 @@ def write(
         gates = jnp.where(picked[..., None], point.inputs, 0.0).sum(axis=1)
         return (state, gates, left & ~picked), (chosen, left, log_softmax_over(score, left))
 
-    gates = jnp.broadcast_to(first[None], (left.shape[0], first.shape[0]))
+    gates = jnp.zeros_like(point.inputs[:, 0]) + first[None]
     _, steps = jax.lax.scan(step, (state, gates, left), length=slots)
     return Steps(*(jnp.moveaxis(x, 0, 1) for x in steps))
 
