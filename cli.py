@@ -59,9 +59,17 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("model", metavar="MODEL", help="mlp, din, ... (see the model table)")
     train.add_argument(
         "--data",
-        default="market",
         metavar="SOURCE",
-        help="market[:PRESET], events:FILE, movielens:DIR (default: market)",
+        help="market[:PRESET], slates[:PRESET], candidates[:PRESET], events:FILE, movielens:DIR "
+        "(default: the built-in world that the model is for)",
+    )
+    train.add_argument(
+        "--evaluator",
+        action="append",
+        default=[],
+        dest="evaluators",
+        metavar="DIR",
+        help="run of an evaluator that judges a generator; several make an ensemble",
     )
     train.add_argument("--out", metavar="DIR", help="folder of the run (default: new, in runs/)")
     for name, what in (
@@ -94,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="run a suite and write results.json")
     bench.add_argument(
-        "suite", metavar="SUITE", help="accuracy, worlds, pipeline, training, kernels, gpu"
+        "suite", metavar="SUITE", help="accuracy, worlds, pipeline, training, kernels, last, gpu"
     )
     bench.add_argument("--out", default="runs/bench", metavar="DIR")
     bench.add_argument("--only", action="append", metavar="CASE", help="may be repeated")
@@ -120,6 +128,7 @@ def _train(options: argparse.Namespace) -> None:
     folder, results = launch.train(
         options.model,
         source=options.data,
+        evaluators=options.evaluators,
         out=options.out,
         settings={n: getattr(options, n) for n in names if getattr(options, n) is not None},
         overrides=options.overrides,

@@ -4,6 +4,8 @@
 from many exploring logs, or from few narrow ones. "gain" is against the one-shot slate, request by
 request, and "recovered" the share of what the beam oracle has over the upstream order. The oracle
 among eight draws is an upper bound, and what a script does that picks by test labels.
+"trust" says how far the evaluators are to be believed, and what more pessimism does;
+`PRESETS["cautious"]` was chosen by the validation requests.
 "no context": sorting by the true pointwise logit is optimal there, so that nothing may beat it.
 """
 
@@ -25,6 +27,7 @@ from .slates import STRONG, WEAK, Asked, Trained, serve, worth_of
 METRICS = ["evaluator score", "true utility", "gain", "s.e.", "recovered", "slates", "depth"]
 
 Method = Callable[..., Chosen]
+PESSIMISM = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)
 BUDGET = 8 + 3  # Draws that cost as much as eight steps along a gradient: it takes about three.
 
 
@@ -231,6 +234,24 @@ def _bias(trained: Trained, seed: int, score: Any) -> dict[str, dict[str, float]
             "said": float(np.take_along_axis(said, best, 1).mean()),
             "true utility": float(np.take_along_axis(true, best, 1).mean()),
         }
+    return found | _pessimism(trained, seed)
+
+
+def _pessimism(trained: Trained, seed: int) -> dict[str, dict[str, float]]:
+    """What is gained over the one-shot slate by ever more cautious choices."""
+    world = trained.world
+    found: dict[str, dict[str, float]] = {}
+    for part, ask in (("validation", trained.validation), ("test", trained.test)):
+        for count in (8, 32):
+            tried = serve(steps(count), trained.generator, trained.by, ask, seed)
+            true = worth_of(world, ask.truth, tried.tried).clicks
+            for pessimism in PESSIMISM:
+                best = np.asarray(last.most_gained(tried.score, pessimism))[:, None]
+                gain = np.take_along_axis(true, best, 1)[:, 0] - true[:, 0]
+                found[f"S = {count}, pessimism {pessimism:g}, {part}"] = {
+                    "gain": float(gain.mean()),
+                    "s.e.": float(gain.std() / np.sqrt(len(gain))),
+                }
     return found
 
 

@@ -56,9 +56,8 @@ class Regime:
     steps: int = 1500
 
 
-STRONG = Regime(
-    preset="cascade", logs=700_000, settings=Settings(epochs=1, batch_size=5120, history=1)
-)
+ONCE = Settings(epochs=1, batch_size=2560, history=1, learning_rate=4e-3, table_learning_rate=1e-2)
+STRONG = Regime(preset="cascade", logs=700_000, settings=ONCE)
 WEAK = Regime(
     preset="cascade",
     logs=14_000,
@@ -137,9 +136,7 @@ def train_pointer(
     config = generator.Config(schema=data.schema, encoder_units=64, head_units=64)
     settings = Settings(steps=steps, seed=seed)
     stream = requests_of(world, data, seed)
-    return Generator(
-        train_generator(config, data.log, stream, by, settings, quiet=True), config
-    )
+    return Generator(train_generator(config, data.log, stream, by, settings, quiet=True), config)
 
 
 def requests_of(world: SlateWorld, data: Dataset, seed: int) -> Callable[[int], Requests]:

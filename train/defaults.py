@@ -15,6 +15,7 @@ from typing import Any
 
 from ..zoo import MODELS
 from ..zoo.features import Schema
+from ..zoo.rerank import GENERATORS, RERANKERS
 from .settings import Settings
 
 OPTIONS: dict[str, Any] = {
@@ -29,6 +30,7 @@ MODEL_OPTIONS: dict[str, dict[str, Any]] = {
 MODEL_SETTINGS: dict[str, dict[str, Any]] = {
     "lr": {"table_optimizer": "ftrl", "table_learning_rate": 1.0},
     "mlr": {"table_optimizer": "proximal", "table_learning_rate": 0.05},
+    **dict.fromkeys((*RERANKERS, *GENERATORS), {"epochs": 3}),
 }
 
 
@@ -39,7 +41,8 @@ def settings(model: str, **chosen: Any) -> Settings:
 
 def model_config(model: str, schema: Schema, overrides: dict[str, Any] | None = None) -> Any:
     """The config of a model of the zoo: these defaults where it has such options, `overrides`."""
-    config = MODELS[model].Config
-    known = {field.name for field in dataclasses.fields(config)}
+    config = {**MODELS, **RERANKERS, **GENERATORS}[model].Config
+    # Dropout and products are answers to the zoo's small logs of one user's events.
+    known = {field.name for field in dataclasses.fields(config)} if model in MODELS else set()
     shared = {name: value for name, value in OPTIONS.items() if name in known}
     return config(schema=schema, **{**shared, **MODEL_OPTIONS.get(model, {}), **(overrides or {})})

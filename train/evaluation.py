@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..zoo.contract import Batch, Model, Output, Variables, served
+from ..zoo.contract import Batch, Model, Output, Slate, Variables, served
 from . import metrics
 from .data import draws
 from .data.dataset import Dataset
@@ -17,11 +17,12 @@ from .retrieval import evaluate_retrieval
 
 _BATCH_SIZE = 8192
 _GIVEN = "_given_"
+_OF_PROBABILITIES = ("logloss", "calibration", "calibration_error")
 
 
 @functools.lru_cache(maxsize=16)
 def _scorer(model: Model, config: Any):
-    def score(variables: Variables, batch: Batch) -> Output:
+    def score(variables: Variables, batch: Batch) -> Output | Slate:
         return model.apply(variables, config, batch)
 
     return jax.jit(score)
@@ -54,6 +55,9 @@ def predict(
     )
     for batch in batches:
         output = score(variables, served(batch))
+        if isinstance(output, Slate):
+            parts.append({config.schema.tasks[0]: _places(output, batch["candidate_mask"].shape)})
+            continue
         given = {k: v for k, v in (output.log_probabilities or {}).items() if _GIVEN in k}
         parts.append({**output.tasks, **jax.tree.map(_log_odds, given)})
     # The schema's order: jit sorts the keys of a dict.
@@ -71,6 +75,15 @@ def predict(
                 "rates, or check dense inputs."
             )
     return logits
+
+
+def _places(slate: Slate, shape: tuple[int, ...]) -> np.ndarray:
+    """Minus the slot that each candidate got, from 0; behind all others if it got none."""
+    order = np.asarray(slate.order)
+    found = np.full((shape[0], shape[1] + 1), -float(order.shape[1]), np.float32)
+    # Empty slots write into a column of their own.
+    np.put_along_axis(found, np.where(order >= 0, order, shape[1]), -np.arange(order.shape[1]), 1)
+    return found[:, : shape[1]]
 
 
 def _log_odds(log_probability: jax.Array) -> np.ndarray:
@@ -91,7 +104,8 @@ def evaluate(
     """Metrics of a model, with the breakdown by the dataset's segments.
 
     A ranking model gives one block of `metrics.evaluate`, or one per task if it has several; a
-    retrieval model gives what `retrieval.evaluate_retrieval` says.
+    retrieval model gives what `retrieval.evaluate_retrieval` says. A generator's slate is taken as
+    an order, which has no log-loss or calibration.
     """
     if model.KIND == "retrieval":
         return evaluate_retrieval(model, config, variables, dataset, requests, history=history)
@@ -108,7 +122,17 @@ def evaluate(
             requests.user,
             segments(dataset, requests),
         )
+        if model.KIND == "generator":
+            blocks[name] = _orders_only(blocks[name])
     return blocks if len(blocks) > 1 else next(iter(blocks.values()))
+
+
+def _orders_only(block: dict[str, Any]) -> dict[str, Any]:
+    kept = {k: v for k, v in block.items() if k not in _OF_PROBABILITIES}
+    if "by" in kept:
+        parts = kept["by"].items()
+        kept["by"] = {n: {k: _orders_only(v) for k, v in part.items()} for n, part in parts}
+    return kept
 
 
 def exchange_histories(requests: Requests, seed: int = 0) -> Requests:

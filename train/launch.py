@@ -1,6 +1,6 @@
 """From names and texts to a run: what the command line calls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +9,8 @@ import jax
 
 from ..zoo import MODELS
 from ..zoo.contract import Model, Variables
+from ..zoo.rerank import GENERATORS, RERANKERS
+from ..zoo.rerank.rewards import Evaluators
 from . import checkpoints, defaults, run
 from .data.dataset import Dataset
 from .data.event_log import Requests
@@ -16,16 +18,27 @@ from .data.events import OnBadRow
 from .data.sources import open_source
 from .evaluation import evaluate
 from .loop import fit
+from .rerank import fit_generator
 from .settings import Settings
 
+ALL: dict[str, Any] = {**MODELS, **RERANKERS, **GENERATORS}
+
 _RESUME = "choose another folder, or --resume its run"
+
+
+def default_source(model: str) -> str:
+    """The built-in world that a model of this name is for."""
+    if model not in ALL or model in MODELS:
+        return "market"
+    return "slates" if model == "evaluator" else "candidates"
 
 
 def train(
     model: str,
     *,
-    source: str = "market",
+    source: str | None = None,
     dataset: Dataset | None = None,
+    evaluators: Sequence[Path | str] = (),
     out: Path | str | None = None,
     settings: dict[str, Any] | None = None,
     overrides: list[str] | None = None,
@@ -37,9 +50,10 @@ def train(
     """Trains a model of the zoo by name on a SOURCE.
 
     Args:
-      model: one of `zoo.MODELS`.
-      source: see `data.sources`.
+      model: one of `ALL`.
+      source: see `data.sources`; by default the built-in world that the model is for.
       dataset: what `source` gives, for those who have opened it already.
+      evaluators: folders of the runs that judge, for a generator; several make an ensemble.
       out: folder of the run; the first free `runs/<model>-<source>-<number>` by default.
       settings: values of `Settings` that are not the defaults.
       overrides: `key=value` texts for any field of the model's config or of the settings.
@@ -54,11 +68,16 @@ def train(
     Raises:
       ValueError: an unknown name or a bad value; the message is one line.
     """
-    if model not in MODELS:
-        raise ValueError(f"Unknown model {model!r}; choose from {', '.join(MODELS)}.")
+    if model not in ALL:
+        raise ValueError(f"Unknown model {model!r}; choose from {', '.join(ALL)}.")
+    if (model in GENERATORS) != bool(evaluators):
+        need = "needs" if model in GENERATORS else "takes no"
+        raise ValueError(f"Model {model!r} {need} --evaluator, the folder of an evaluator's run.")
+    if model in GENERATORS and (resume or devices != 1):
+        raise ValueError(f"Model {model!r} is trained in one go, on one device.")
     if resume and out is None:
         raise ValueError("--resume needs --out, the folder of the run to go on with.")
-    module = MODELS[model]
+    module, source = ALL[model], source or default_source(model)
     options, more = _parse(module.Config, overrides or [])
     chosen = defaults.settings(model, **{**(settings or {}), **more})
     if out is not None and not resume:
@@ -71,6 +90,11 @@ def train(
         )
     config = defaults.model_config(model, dataset.schema, options)
     folder = Path(out) if out is not None else run.free_folder(model, source)
+    if model in GENERATORS:
+        by = load_evaluators(evaluators)
+        return folder, fit_generator(
+            module, config, dataset, by, chosen, folder, name=model, source=source, quiet=quiet
+        )
     results = fit(
         module,
         config,
@@ -99,13 +123,30 @@ def load_run(folder: Path | str) -> Trained:
     """Reads the folder of a run. Raises RunError if it is none, or not of the zoo."""
     folder = Path(folder)
     saved = run.load_config(folder)
-    if saved.model not in MODELS:
-        raise run.RunError(f"{folder}: model {saved.model!r} is not one of {', '.join(MODELS)}.")
-    module = MODELS[saved.model]
+    if saved.model not in ALL:
+        raise run.RunError(f"{folder}: model {saved.model!r} is not one of {', '.join(ALL)}.")
+    module = ALL[saved.model]
     config = saved.config(module)
     like = jax.eval_shape(lambda key: module.init(key, config), jax.random.key(0))
     _, variables, _ = checkpoints.restore(folder / "checkpoints" / "best", like)
     return Trained(saved, module, config, variables)
+
+
+def load_evaluators(folders: Sequence[Path | str]) -> Evaluators:
+    """An ensemble of evaluators' runs; clicks count 1, other tasks nothing.
+
+    Raises:
+      RunError: one is no evaluator's, or they were not trained with the same options and schema.
+    """
+    found = [load_run(folder) for folder in folders]
+    for folder, one in zip(folders, found, strict=True):
+        if one.saved.model != "evaluator":
+            raise run.RunError(f"{folder} is a run of {one.saved.model!r}, not of an evaluator.")
+        if one.config != found[0].config:
+            raise run.RunError(f"{folder} and {folders[0]} differ in their options or schema.")
+    config = found[0].config
+    worth = (1.0,) + (0.0,) * (len(config.schema.tasks) - 1)
+    return Evaluators([one.variables for one in found], config, worth)
 
 
 def evaluate_run(

@@ -8,6 +8,8 @@ requests of the hour, while their feedback is still on its way: give its variabl
 
 from collections.abc import Callable
 import dataclasses
+from pathlib import Path
+import time
 from typing import Any, Literal, get_args
 
 import jax
@@ -15,15 +17,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 import numpy as np
 
-from ..zoo.contract import Batch, Variables
+from ..zoo.contract import Batch, Variables, served
 from ..zoo.rerank import generator as generators
 from ..zoo.rerank.last import seeds_of
 from ..zoo.rerank.rewards import Evaluators, Judge, judge_of, upstream
+from . import checkpoints, run
+from .data import draws
+from .data.dataset import Dataset
 from .data.event_log import EventLog, Requests
-from .data.pipeline import pulled_batch, whole_batch
+from .data.pipeline import evaluation_batches, fill_up, pulled_batch, whole_batch
+from .evaluation import evaluate
 from .progress import Progress
 from .settings import Settings
 from .step import initial_state, make_step
+
+_JUDGED_AT_ONCE = 8192  # candidates
 
 Baseline = Literal["greedy", "upstream"]
 
@@ -110,6 +118,118 @@ def train_generator(
             if number % 100 == 99:
                 progress.print(f"step {number + 1}: drawn slates gain {float(gain):+.4f}")
     return state.variables
+
+
+def fit_generator(
+    module: Any,
+    config: Any,
+    dataset: Dataset,
+    by: Evaluators,
+    settings: Settings,
+    out: Path | str,
+    *,
+    name: str,
+    source: str,
+    objective: Objective | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Trains a generator on the requests of a dataset and writes the folder of the run (see `run`).
+
+    Without `settings.steps` it sees every training request `settings.epochs` times. Labels are
+    read in validation and test only.
+
+    Returns:
+      The content of `metrics.json`; beside the metrics of an order, what the evaluators say of
+      the generator's slates and of the upstream order.
+
+    Raises:
+      RunError: `out` holds something else.
+    """
+    out = Path(out)
+    run.require_free(out)
+    size = max(1, settings.batch_size // dataset.train.candidate.shape[1])
+    each = -(-len(dataset.train) // size)
+    settings = dataclasses.replace(settings, steps=settings.steps or each * settings.epochs)
+
+    def requests(step: int) -> Requests:
+        order = draws.permutation(len(dataset.train), settings.seed, step // each)
+        start = step % each * size
+        return fill_up(dataset.train.take(order[start : start + size]), size)
+
+    out.mkdir(parents=True, exist_ok=True)
+    run.save_config(
+        out, model=name, config=config, settings=settings, source=source, dataset=dataset
+    )
+    with run.forgotten_on_failure(out):
+        started = time.perf_counter()
+        variables = train_generator(
+            config,
+            dataset.log,
+            requests,
+            by,
+            settings,
+            module=module,
+            objective=objective,
+            quiet=quiet,
+        )
+        jax.block_until_ready(variables)
+        seconds = time.perf_counter() - started
+        checkpoints.save(out / "checkpoints" / "best", settings.steps, variables, {}, keep=1)
+        parts = {"validation": dataset.validation, "test": dataset.test}
+        examples = settings.steps * size * dataset.train.candidate.shape[1]
+        results = {
+            "model": name,
+            "data": source,
+            "seed": settings.seed,
+            "device": run.device(),
+            "versions": run.versions(),
+            "date": run.now(),
+            "schema_hash": dataset.schema.hash,
+            "facts": dataset.facts,
+            "parameters": sum(x.size for x in jax.tree.leaves(variables)),
+            "train": {
+                "examples": examples,
+                "seconds": seconds,
+                "examples_per_second": examples / max(seconds, 1e-9),
+                "steps": settings.steps,
+            },
+            **{
+                part: {
+                    **evaluate(module, config, variables, dataset, asked, history=1),
+                    **_opinion(module, config, variables, dataset, asked, by),
+                }
+                for part, asked in parts.items()
+            },
+        }
+        run.write_json(out / "metrics.json", results)
+    return results
+
+
+def _opinion(
+    module: Any,
+    config: Any,
+    variables: Variables,
+    dataset: Dataset,
+    requests: Requests,
+    by: Evaluators,
+) -> dict[str, float]:
+    """Means over requests of what the evaluators say of slates."""
+
+    def judged(variables, evaluators, batch):
+        mine = module.apply(variables, config, batch).order
+        both = jnp.stack([mine, upstream(batch, config.slots)], axis=1)
+        return judge_of(by._replace(variables=evaluators), batch)(both).sum(axis=2).mean(axis=-1)
+
+    jitted, found = jax.jit(judged), []
+    for batch in evaluation_batches(
+        config.schema, dataset.log, requests, batch_size=_JUDGED_AT_ONCE, history=1
+    ):
+        real = batch["candidate_mask"].any(axis=1)
+        more = _preferences(config, len(real), 0, len(found))
+        batch = {**served(batch), **more}
+        found.append(np.asarray(jitted(variables, list(by.variables), batch))[real])
+    mine, theirs = np.concatenate(found).mean(axis=0)
+    return {"evaluator_score": float(mine), "upstream_evaluator_score": float(theirs)}
 
 
 def explore(

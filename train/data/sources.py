@@ -5,8 +5,16 @@ from . import events, market, movielens
 from .dataset import Dataset
 from .errors import DataError
 from .events import OnBadRow
+from .market import slate_log
+from .market.slates import SLATES, SlateWorld
 
-SOURCES = ("market[:PRESET]", "events:FILE", "movielens:DIR")
+SOURCES = (
+    "market[:PRESET]",
+    "slates[:PRESET]",
+    "candidates[:PRESET]",
+    "events:FILE",
+    "movielens:DIR",
+)
 
 
 def open_source(
@@ -20,7 +28,9 @@ def open_source(
     """Reads a source.
 
     Args:
-      source: e.g. "market", "market:evolving", "events:log.csv.gz", "movielens:ml-100k".
+      source: e.g. "market", "market:evolving", "events:log.csv.gz", "movielens:ml-100k";
+        "slates:cascade" holds exposed slates, for evaluators, "candidates:cascade" whatever could
+        have been shown, for re-rankers and generators.
       max_train_per_user: newest training targets per user, for logs of interactions.
       on_bad_row: "stop" or "skip", for files of events.
       seed: of the built-in world; files have none.
@@ -36,6 +46,14 @@ def open_source(
                 f"Unknown market preset {where!r}; choose from {', '.join(market.PRESETS)}."
             )
         return market.load(where or "standard", seed=seed)
+    if kind in ("slates", "candidates"):
+        where = where or "cascade"
+        if where not in SLATES:
+            raise DataError(f"Unknown preset of slates {where!r}; choose from {', '.join(SLATES)}.")
+        # The requests that re-rankers learn from are not those whose slates trained evaluators.
+        draw = 2 * seed + (kind == "candidates")
+        world = SlateWorld(SLATES[where], seed)
+        return slate_log.load(world, name=f"{kind}:{where}", seed=draw, view=kind)
     if kind not in ("events", "movielens"):
         raise DataError(f"Unknown source {source!r}; choose from {', '.join(SOURCES)}.")
     if not where:

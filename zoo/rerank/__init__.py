@@ -1,1 +1,15 @@
-"""Re-ranking: an evaluator that judges slates, a generator that writes them."""
+"""Re-ranking: an evaluator that judges slates, generators that write them, and their rivals."""
+
+from types import ModuleType
+
+from . import dlcm, evaluator, generator, nar, prm, seq2slate
+
+# Trained on logs of slates, like the models of the zoo.
+RERANKERS: dict[str, ModuleType] = {
+    "evaluator": evaluator,
+    "prm": prm,
+    "dlcm": dlcm,
+    "seq2slate": seq2slate,
+}
+# Trained against evaluators, without feedback.
+GENERATORS: dict[str, ModuleType] = {"generator": generator, "nar": nar}

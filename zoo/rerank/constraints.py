@@ -15,7 +15,6 @@ from jaxtyping import Array
 
 from ...kernels.pointer_decode import Quota, Rules, Scatter
 from ..contract import Batch
-from ..features import Schema
 
 _TEXT = re.compile(r"(.+):(\d+):(\d+)")
 

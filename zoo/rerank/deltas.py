@@ -22,7 +22,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
 from ...kernels.pointer_decode import Direction, Request, Weights, pointer_log_probability
-from ..contract import Variables
 
 Normalize = Literal["block", "global", "none"]
 NORMALIZE = get_args(Normalize)
@@ -112,9 +111,7 @@ def parameters(
     scale = dict(zip(names, scale, strict=True))
     moved = {n: _times(x, scale.get(n, jnp.zeros(size))) for n, x in steps.items()}
     return Direction(
-        Request(
-            jnp.zeros_like(request.state), moved["key"], moved["context"], moved["row"][:, 0]
-        ),
+        Request(jnp.zeros_like(request.state), moved["key"], moved["context"], moved["row"][:, 0]),
         Weights(*(moved[name] for name in Weights._fields)),
     )
 

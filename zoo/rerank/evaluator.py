@@ -34,7 +34,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ...kernels.augru import gru
 from ..checks import require_choice, require_positive, require_probability
 from ..contract import Aux, Batch, Output, Requirements, Variables
-from ..embeddings import as_arrays, dropout, embed, init_variables, read_tables, tower_input
+from ..embeddings import Embedded, as_arrays, embed, init_variables, read_tables, tower_input
 from ..features import Schema
 from ..layers import Activation
 from ..losses import click_loss, in_training
@@ -151,6 +151,7 @@ class Evaluator(nn.Module):
         config = self.config
         heads = (config.heads, config.head_dim)
         self.tables = read_tables(self, config.schema)
+        self.dropped = nn.Dropout(config.embedding_dropout)
         self.encoder = nn.Dense(config.units)
         self.encoder_norm = nn.LayerNorm()
         self.query, self.key = (nn.DenseGeneral(heads, use_bias=False) for _ in range(2))
@@ -181,7 +182,7 @@ class Evaluator(nn.Module):
         config = self.config
         batch = as_arrays(batch, config.schema, ("user", "context", "candidate"))
         embedded = embed(dict(self.tables), config.schema, batch)
-        embedded = dropout(embedded, config.embedding_dropout, train=train)
+        embedded = Embedded(*(self.dropped(part, deterministic=not train) for part in embedded))
         mask = batch["candidate_mask"]
         x = tower_input(embedded, jnp.zeros((*mask.shape, 0)), product=False)
         items = self._activate(self.encoder_norm(self.encoder(x)))

@@ -49,9 +49,9 @@ from ...kernels.pointer_decode import (
 from ..checks import require_choice, require_positive, require_probability
 from ..contract import Aux, Batch, Requirements, Slate, Variables
 from ..embeddings import (
+    Embedded,
     Pooling,
     as_arrays,
-    dropout,
     embed,
     init_variables,
     pool,
@@ -225,6 +225,7 @@ class Generator(nn.Module):
         config, glorot = self.config, nn.initializers.glorot_uniform(batch_axis=0)
         heads, units, width = config.heads, config.hidden_units, config.head_units
         self.tables = read_tables(self, config.schema)
+        self.dropped = nn.Dropout(config.embedding_dropout)
         objectives = len(config.preferences)
         self.encoder = Blend(config.encoder_units, objectives)
         self.start = Blend(units, objectives)
@@ -255,7 +256,7 @@ class Generator(nn.Module):
         config = self.config
         batch = as_arrays(batch, config.schema, ("user", "context", "candidate"))
         embedded = embed(dict(self.tables), config.schema, batch)
-        embedded = dropout(embedded, config.embedding_dropout, train=train)
+        embedded = Embedded(*(self.dropped(part, deterministic=not train) for part in embedded))
         mask = batch["candidate_mask"]
         rows = tower_input(embedded, jnp.zeros((*mask.shape, 0)), product=False)
         preference = query = None

@@ -233,10 +233,15 @@ def choose(tried: Int[Array, "B S M"], judge: Judge, pessimism: float = 0.0) -> 
     first. With one evaluator, or without pessimism, it is the slate of the highest score.
     """
     score = judge(tried).sum(axis=2)
-    gain = score - score[:, :1]
-    best = jnp.argmax(gain.mean(axis=-1) - pessimism * gain.std(axis=-1), axis=1)
+    best = most_gained(score, pessimism)
     order = jnp.take_along_axis(tried, best[:, None, None], axis=1)[:, 0]
     return Chosen(order, tried, score, best)
+
+
+def most_gained(score: Float[Array, "B S E"], pessimism: float) -> Int[Array, " B"]:
+    """Which of the slates `choose` shows."""
+    gain = score - score[:, :1]
+    return jnp.argmax(gain.mean(axis=-1) - pessimism * gain.std(axis=-1), axis=1)
 
 
 def seeds_of(key: PRNGKeyArray, count: int) -> UInt32[Array, " B"]:
@@ -261,9 +266,7 @@ def direction(
         return deltas.activations(generator, encoded, order, credit, config.normalize)
     if not hasattr(generator.module, "parts"):
         raise ValueError("This generator moves activations only, got Config.delta 'parameters'.")
-    return deltas.parameters(
-        generator, encoded, order, credit, config.normalize, config.parameters
-    )
+    return deltas.parameters(generator, encoded, order, credit, config.normalize, config.parameters)
 
 
 def _decode(generator: Generator, encoded: Any, **options: Any):

@@ -210,7 +210,8 @@ class Block(nn.Module):
         found = attention(a, b, mask=mask[:, None, None])
         found = jnp.where(mask.any(axis=1)[:, None, None], found, 0.0)
         h = nn.LayerNorm()(a + found)
-        fed = nn.Dense(config.units)(nn.relu(nn.Dense(config.feed_units)(h)))
+        wide = nn.relu(nn.Dense(config.feed_units, name="widen")(h))
+        fed = nn.Dense(config.units, name="narrow")(wide)
         return nn.LayerNorm()(h + fed)
 
 

@@ -1,5 +1,6 @@
 """The evaluator against its equations, written out in NumPy float64."""
 
+import dataclasses
 import functools
 
 import jax
@@ -197,3 +198,12 @@ def test_slates_that_are_too_long_are_refused():
     v = jax.eval_shape(lambda: evaluator.init(jax.random.key(0), config))
     with pytest.raises(ValueError, match="at most 2 slots, got 5"):
         jax.eval_shape(lambda v: evaluator.apply(v, config, BATCH), v)
+
+
+def test_dropout_is_for_training_only():
+    config = dataclasses.replace(CONFIG, embedding_dropout=0.5)
+    batch = example_batch(SCHEMA, batch=3, history=1, candidates=5, seed=2)
+    loss = lambda key: evaluator.loss(variables(), config, batch, key=jax.random.key(key))[0]
+    assert loss(0) == loss(0) != loss(1)
+    one, other = (evaluator.apply(variables(), c, BATCH).logit for c in (CONFIG, config))
+    np.testing.assert_array_equal(one, other)

@@ -205,8 +205,20 @@ def test_preferences_blend_weights():
 
 def test_preferences_have_to_come():
     made = generator_of(PREFERRED)
-    with pytest.raises(ValueError, match=r"needs preference \(B, 2\), the weights of clicks, fresh"):
+    with pytest.raises(
+        ValueError, match=r"needs preference \(B, 2\), the weights of clicks, fresh"
+    ):
         generator.apply(made.variables, PREFERRED, BATCH)
     wrong = {**BATCH, "preference": np.ones((4, 3), np.float32)}
     with pytest.raises(ValueError, match=r"preference must have shape \(B, 2\), got \(4, 3\)"):
         generator.apply(made.variables, PREFERRED, wrong)
+
+
+def test_dropout_is_for_training_only():
+    config = dataclasses.replace(CONFIG, embedding_dropout=0.5)
+    batch = with_slate([[0, 1, 2], [0, 2, 3], [5, 4, 3], [2, 1, 0]], [[1.0] * 3] * 4)
+    v = generator_of().variables
+    loss = lambda key: generator.loss(v, config, batch, key=jax.random.key(key))[0]
+    assert loss(0) == loss(0) != loss(1)
+    one, other = (generator.apply(v, c, BATCH).log_probability for c in (CONFIG, config))
+    np.testing.assert_array_equal(one, other)

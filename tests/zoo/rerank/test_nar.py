@@ -40,8 +40,8 @@ def exact_block(a, b, p):
     found = np.einsum("hqk,hkw->qhw", weight, v)
     found = np.einsum("qhw,hwd->qd", found, attend["out"]["kernel"]) + attend["out"]["bias"]
     h = normalised(a + found, p["LayerNorm_0"])
-    fed = np.maximum(h @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"], 0)
-    return normalised(h + fed @ p["Dense_1"]["kernel"] + p["Dense_1"]["bias"], p["LayerNorm_1"])
+    fed = np.maximum(h @ p["widen"]["kernel"] + p["widen"]["bias"], 0)
+    return normalised(h + fed @ p["narrow"]["kernel"] + p["narrow"]["bias"], p["LayerNorm_1"])
 
 
 def test_it_is_its_equations():

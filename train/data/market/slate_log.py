@@ -5,7 +5,7 @@ upstream ranker knew of each pair (its score, its rank, its signals). They never
 Shapes: `R` requests, `N` candidates in upstream order, `M` slots.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Int
 import numpy as np
@@ -17,6 +17,7 @@ from .presets import PRICE_LEVELS, ROUND_SECONDS, SCENES, SEGMENTS
 from .slates import SlateRequests, SlateWorld
 
 EXPLORING, NARROW = 0.5, 1.5
+View = Literal["slates", "candidates"]
 SIGNALS = ("match", "price distance", "affinity", "hot")
 _DIMS = {
     "item": 16,
@@ -36,8 +37,9 @@ def load(
     slates: int = 200_000,
     inverse_temperature: float = EXPLORING,
     seed: int = 0,
+    view: View = "slates",
 ) -> Dataset:
-    """A log of exposed slates, in slot order, with clicks and purchases.
+    """A log of exposed slates with clicks and purchases.
 
     Args:
       world: who asks and what happens.
@@ -45,6 +47,8 @@ def load(
       slates: to train on; a tenth as many to validate, and to test.
       inverse_temperature: of the logging policy, see `SlateWorld.plackett_luce`.
       seed: of requests, policy and feedback.
+      view: "slates" holds what was exposed, in slot order, for evaluators; "candidates" all that
+        could have been, in upstream order, for re-rankers: what was not shown weighs 0.
 
     Purchases count in training if they had arrived when the training rounds ended.
     """
@@ -60,16 +64,24 @@ def load(
         rng = np.random.default_rng([world.world.seed, seed, 4, number])
         asked = world.requests(rng, count, span)
         order = world.plackett_luce(rng, asked, inverse_temperature)
-        shown = to_requests(world, asked, row_maps, order=order)
+        shown = to_requests(world, asked, row_maps, order=order if view == "slates" else None)
         feedback = world.feedback(rng, asked, order)
         bought = feedback.bought
         if number == 0:
             arrived = shown.time[:, None] + 3600 * feedback.delay < validation * ROUND_SECONDS
             bought = bought & arrived
         labels = {"click": feedback.clicked, "purchase": bought}
-        shown.label.update({task: x.astype(np.float32) for task, x in labels.items()})
+        columns = {task: x.astype(np.float32) for task, x in labels.items()}
+        click = world.click_probability(asked, order)
+        if view == "candidates":
+            spread = lambda x, order=order, shape=shown.candidate.shape: _spread(x, order, shape)
+            columns = {task: spread(x) for task, x in columns.items()}
+            click = spread(click)
+            weight = spread(np.ones(order.shape, np.float32))
+            shown.weight.update(dict.fromkeys(columns, weight))
+        shown.label.update(columns)
         splits.append(shown)
-        truth.append({"click": world.click_probability(asked, order)})
+        truth.append({"click": click})
     return Dataset(
         name=name,
         schema=schema_of(row_maps),
@@ -120,6 +132,13 @@ def to_requests(
         },
         shown=shown,
     )
+
+
+def _spread(x: np.ndarray, order: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Columns of slots as columns of candidates; 0 for those that were not shown."""
+    found = np.zeros(shape, x.dtype)
+    np.put_along_axis(found, order, x, axis=1)
+    return found
 
 
 def schema_of(row_maps: dict[str, RowMap]) -> Schema:
