@@ -11,6 +11,7 @@ among eight draws is an upper bound, and what a script does that picks by test l
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from ..zoo.rerank.last import PRESETS, Chosen, Generator
 from ..zoo.rerank.rewards import Evaluators, judge_of
 from . import slates
 from .cases import choose
+from .last_cost import cost
+from .last_drift import drift
 from .results import Row
 from .slates import STRONG, WEAK, Asked, Trained, serve, worth_of
 
@@ -48,27 +51,32 @@ class Way:
     depth: int
 
 
+@functools.cache
 def steps(count: int, **options: Any) -> Method:
     """LAST, parallel, of this many steps of both signs."""
     config = last.Config(steps=last.both_signs(count), **options)
     return parallel(config)
 
 
+@functools.cache
 def parallel(config: last.Config) -> Method:
     """LAST, parallel."""
     return lambda made, by, batch, seeds: last.last_parallel(made, by, batch, config, seeds=seeds)
 
 
+@functools.cache
 def draws(count: int) -> Method:
     """The best of the greedy slate and so many drawn ones."""
     return lambda made, by, batch, seeds: last.best_of(made, by, batch, count, seeds=seeds)
 
 
+@functools.cache
 def serial(rounds: int) -> Method:
     """LAST, serial."""
     return lambda made, by, batch, seeds: last.last_serial(made, by, batch, rounds=rounds)
 
 
+@functools.cache
 def anywhere(count: int) -> Method:
     """Steps of the same sizes along a random direction of the same norms."""
     config = last.Config(steps=last.both_signs(count))
@@ -190,17 +198,17 @@ def _scores(trained: Trained, ask: Asked, seed: int) -> Callable[[np.ndarray], n
     """Of slates (R, M): what the mean of the evaluators says."""
 
     def score(order: np.ndarray) -> np.ndarray:
-        given = Asked(ask.truth, ask.requests, {**ask.batch, "_order": order.astype(np.int32)})
-
-        def judged(made: Generator, by: Evaluators, batch: Any, seeds: Any) -> Any:
-            del made, seeds
-            batch = dict(batch)
-            slate = batch.pop("_order")[:, None]
-            return judge_of(by, batch)(slate)[:, 0].sum(axis=1).mean(axis=-1)
-
-        return serve(judged, trained.generator, trained.by, given, seed)
+        given = ask._replace(batch={**ask.batch, "slate": {"order": order.astype(np.int32)}})
+        return serve(_opinion, trained.generator, trained.by, given, seed)
 
     return score
+
+
+def _opinion(made: Generator, by: Evaluators, batch: Any, seeds: Any) -> Any:
+    """What the mean of the evaluators says of the slates that the batch brings."""
+    del made, seeds
+    order = batch["slate"]["order"][:, None]
+    return judge_of(by, batch)(order)[:, 0].sum(axis=1).mean(axis=-1)
 
 
 def _bias(trained: Trained, seed: int, score: Any) -> dict[str, dict[str, float]]:
@@ -295,8 +303,10 @@ CASES = (
     Case("weak", methods(WEAK)),
     Case(
         "no context",
-        methods(dataclasses.replace(STRONG, preset="no_context", logs=200_000)),
+        methods(dataclasses.replace(STRONG, preset="no_context", logs=200_000, steps=800)),
     ),
+    Case("drift", drift),
+    Case("cost", cost),
 )
 
 

@@ -7,6 +7,7 @@ closed form; no model sees it.
 
 from collections.abc import Callable, Iterator
 import dataclasses
+import functools
 from pathlib import Path
 import tempfile
 from typing import Any, NamedTuple
@@ -175,20 +176,37 @@ def chunks(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def serve(
     method: Callable[..., Chosen], generator: Generator, by: Evaluators, ask: Asked, seed: int
 ) -> Chosen:
-    """All requests through `method(generator, by, batch, seeds)`, in parts; arrays in NumPy."""
+    """All requests through `method(generator, by, batch, seeds)`, in parts; arrays in NumPy.
 
-    def run(variables, judges, batch, seeds):
-        made = generator._replace(variables=variables)
-        return method(made, by._replace(variables=judges), batch, seeds)
-
-    jitted = jax.jit(run)
-    seeds = np.random.default_rng([seed, 9]).integers(0, 2**32, len(ask.truth), np.uint32)
+    Compiled once per method: give the same function again, not another one like it.
+    """
+    count = len(ask.batch["candidate_mask"])
+    seeds = np.random.default_rng([seed, 9]).integers(0, 2**32, count, np.uint32)
+    run = _compiled(
+        method,
+        (generator.config, generator.module),
+        (by.config, by.worth, by.more, by.module),
+    )
     parts = []
     for number, batch in enumerate(chunks(ask.batch)):
         mine = jnp.asarray(seeds[number * AT_ONCE :][:AT_ONCE])
-        found = jitted(generator.variables, list(by.variables), batch, mine)
+        found = run(generator.variables, list(by.variables), batch, mine)
         parts.append(jax.tree.map(np.asarray, found))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(
+    method: Callable[..., Chosen], generator: tuple[Any, Any], by: tuple[Any, Any, Any, Any]
+) -> Any:
+    """A method under jit, by what decides it beside its arrays."""
+
+    def run(variables, evaluators, batch, seeds):
+        config, worth, more, module = by
+        judges = Evaluators(evaluators, config, worth, more, module)
+        return method(Generator(variables, *generator), judges, batch, seeds)
+
+    return jax.jit(run)
 
 
 def worth_of(world: SlateWorld, truth: SlateRequests, orders: np.ndarray) -> Worth:

@@ -2,11 +2,11 @@
 
 Step after step a slate is drawn for every request, the evaluators say what each of its slots would
 get and what those of another slate would, and the generator's own loss (`zoo.rerank.generator`)
-makes more of what is better. It needs no labels, so a deployed generator may go on learning on the
-requests of the hour, while their feedback is still on its way: give its variables as `start`.
+makes more of what is better. It needs no labels, so that a deployed generator may go on learning
+on the requests of the hour, while their feedback is still on its way: an `Actor` does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 from pathlib import Path
 import time
@@ -87,37 +87,69 @@ def train_generator(
     """
     if settings.steps < 1:
         raise ValueError(f"steps must be >= 1 for a generator, got {settings.steps}.")
-    if config.schema != by.config.schema:
-        lines = "; ".join(config.schema.differences(by.config.schema)) or "table sizes"
-        raise ValueError(f"Generator and evaluators must have one schema: {lines}.")
-    objective = objective or Objective()
-    state = initial_state(module, config, settings, {})
-    if start is not None:
-        # The step gives its buffers away; what was given stays the caller's.
-        state = dataclasses.replace(state, variables=jax.tree.map(jnp.array, start))
-    step = jax.jit(
-        make_step(module, config, settings, total_steps=settings.steps), donate_argnums=0
-    )
-    key = jax.random.key(settings.seed)
-    draw = jax.jit(
-        lambda variables, batch, key, evaluators: explore(
-            module, config, variables, batch, by._replace(variables=evaluators), objective, key
-        )
-    )
-    evaluators = list(by.variables)
+    actor = Actor(config, log, by, settings, module=module, objective=objective, start=start)
     with Progress("generator", settings.steps, quiet=quiet) as progress:
         for number in range(settings.steps):
-            asked = requests(number)
-            more = _preferences(config, len(asked), settings.seed, number)
-            batch = {**whole_batch(config.schema, log, asked, history=1), **more}
-            now = jax.random.fold_in(key, number)
-            slate, gain = draw(state.variables, batch, now, evaluators)
-            renamed, pulled = pulled_batch(config.schema, log, asked, history=1)
-            state, _ = step(state, {**renamed, **more, "slate": slate}, pulled)
+            gain = actor.learn(requests(number))
             progress.advance(1)
             if number % 100 == 99:
                 progress.print(f"step {number + 1}: drawn slates gain {float(gain):+.4f}")
-    return state.variables
+    return actor.variables
+
+
+class Actor:
+    """A generator that goes on learning, request by request, without feedback.
+
+    `variables` are the newest ones; evaluators may be replaced by newer ones of their kind.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        log: EventLog,
+        by: Evaluators,
+        settings: Settings,
+        *,
+        module: Any = generators,
+        objective: Objective | None = None,
+        start: Variables | None = None,
+    ):
+        """See `train_generator`; a linear schedule ends with step `settings.steps`."""
+        if config.schema != by.config.schema:
+            lines = "; ".join(config.schema.differences(by.config.schema)) or "table sizes"
+            raise ValueError(f"Generator and evaluators must have one schema: {lines}.")
+        objective = objective or Objective()
+        self._config, self._log, self._seed = config, log, settings.seed
+        self._judges = list(by.variables)
+        self._state = initial_state(module, config, settings, {}, start)
+        self._number = 0
+        step = make_step(module, config, settings, total_steps=settings.steps)
+        self._step = jax.jit(step, donate_argnums=0)
+        self._draw = jax.jit(
+            lambda variables, batch, key, judges: explore(
+                module, config, variables, batch, by._replace(variables=judges), objective, key
+            )
+        )
+
+    @property
+    def variables(self) -> Variables:
+        """What the generator's `apply` takes; the next step gives these buffers away."""
+        return self._state.variables
+
+    def learn(
+        self, requests: Requests, judges: Sequence[Variables] | None = None
+    ) -> Float[Array, ""]:
+        """One step on these requests, by newer judges if given; what drawn slates gained."""
+        self._judges = self._judges if judges is None else list(judges)
+        schema, number = self._config.schema, self._number
+        more = _preferences(self._config, len(requests), self._seed, number)
+        batch = {**whole_batch(schema, self._log, requests, history=1), **more}
+        key = jax.random.fold_in(jax.random.key(self._seed), number)
+        slate, gain = self._draw(self.variables, batch, key, self._judges)
+        renamed, pulled = pulled_batch(schema, self._log, requests, history=1)
+        self._state, _ = self._step(self._state, {**renamed, **more, "slate": slate}, pulled)
+        self._number += 1
+        return gain
 
 
 def fit_generator(

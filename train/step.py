@@ -42,13 +42,20 @@ class TrainState(NamedTuple):
 
 
 def initial_state(
-    model: Model, config: Any, settings: Settings, occurrences: dict[str, Array]
+    model: Model,
+    config: Any,
+    settings: Settings,
+    occurrences: dict[str, Array],
+    start: Variables | None = None,
 ) -> TrainState:
-    """Fresh variables and optimiser states, a function of `settings.seed`.
+    """Fresh optimiser states, and variables that are a function of `settings.seed`.
 
-    `occurrences` may be empty where `settings.l2` is 0.
+    `occurrences` may be empty where `settings.l2` is 0. Variables to `start` from are copied: a
+    step gives its buffers away.
     """
     variables = model.init(jax.random.key(settings.seed), config)
+    if start is not None:
+        variables = jax.tree.map(jnp.array, start)
     return TrainState(
         tables=variables["tables"],
         table_state=tables.init(settings.row_optimizer(), variables["tables"]),

@@ -1,4 +1,4 @@
-r"""What a slate is worth, slot by slot: what evaluators expect of it, and what a shop wants besides.
+r"""What a slate is worth, slot by slot: what evaluators expect, and what a shop wants besides.
 
     reward_t = sum_c worth_c component_ct
 

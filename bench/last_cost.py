@@ -1,0 +1,108 @@
+"""Case `cost` of the suite `last`: what exploring costs on this machine, step by step.
+
+Random parameters of the frozen sizes serve the same requests: time depends on shapes alone. All
+methods of a block alternate, so that they see the same machine. Every method is one compiled call.
+"""
+
+from collections.abc import Callable
+import functools
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..train.data.market import slate_log
+from ..train.data.market.slates import SLATES, SlateWorld
+from ..train.data.pipeline import whole_batch
+from ..zoo.rerank import evaluator, generator, last
+from ..zoo.rerank.last import Generator
+from ..zoo.rerank.rewards import Evaluators
+from .results import Row
+
+METRICS = ["ms", "p99 ms", "requests/s", "times best of S + 3 draws"]
+REQUESTS = 64
+REPEATS = 15
+STEPS = (0, 4, 8, 16, 32)
+ROUNDS = (1, 2, 4, 8)
+
+
+def cost(name: str, seeds: int) -> list[Row]:
+    """Latency of a batch of requests against S and T, and LAST against as many draws."""
+    del seeds  # Nothing is trained, and nothing is drawn that matters.
+    made, by, batch = setting(REQUESTS)
+    noise = last.seeds_of(jax.random.key(0), REQUESTS)
+    methods: dict[str, Callable[..., Any]] = {}
+    for count in STEPS:
+        config = last.Config(steps=last.both_signs(count))
+        methods[f"LAST, S = {count}" if count else "one-shot"] = functools.partial(
+            _parallel, config
+        )
+        if count:
+            methods[f"best of {count + 3} draws"] = functools.partial(_draws, count + 3)
+    for rounds in ROUNDS:
+        methods[f"LAST, serial, T = {rounds}"] = functools.partial(_serial, rounds)
+    seconds = _times({key: _call(f, made, by, batch, noise) for key, f in methods.items()})
+    rows = []
+    for method, taken in seconds.items():
+        rows += [
+            Row.of(name, method, "ms", [1e3 * t for t in taken], "ms"),
+            Row.of(name, method, "p99 ms", [1e3 * float(np.quantile(taken, 0.99))], "ms"),
+            Row.of(name, method, "requests/s", [REQUESTS / t for t in taken], "1/s"),
+        ]
+    for count in STEPS[1:]:
+        pairs = zip(
+            seconds[f"LAST, S = {count}"], seconds[f"best of {count + 3} draws"], strict=True
+        )
+        ratios = [mine / theirs for mine, theirs in pairs]
+        rows.append(Row.of(name, f"LAST, S = {count}", "times best of S + 3 draws", ratios))
+    return rows
+
+
+def setting(requests: int) -> tuple[Generator, Evaluators, dict[str, Any]]:
+    """A generator, one evaluator and requests of the cascade market, untrained."""
+    world = SlateWorld(SLATES["cascade"], 0)
+    data = slate_log.load(world, name="slates:cascade", slates=requests)
+    start, _, end = world.preset.market.starts
+    truth = world.requests(np.random.default_rng(0), requests, range(start, end))
+    asked = slate_log.to_requests(world, truth, data.row_maps)
+    batch = jax.tree.map(jnp.asarray, whole_batch(data.schema, data.log, asked, history=1))
+    judges = evaluator.Config(schema=data.schema)
+    pointer = generator.Config(schema=data.schema, encoder_units=64, head_units=64)
+    made = Generator(generator.init(jax.random.key(1), pointer), pointer)
+    return made, Evaluators([evaluator.init(jax.random.key(2), judges)], judges, (1.0, 0.0)), batch
+
+
+def _parallel(config, made, by, batch, seeds):
+    return last.last_parallel(made, by, batch, config, seeds=seeds)
+
+
+def _draws(count, made, by, batch, seeds):
+    return last.best_of(made, by, batch, count, seeds=seeds)
+
+
+def _serial(rounds, made, by, batch, seeds):
+    del seeds
+    return last.last_serial(made, by, batch, rounds=rounds)
+
+
+def _call(method, made, by, batch, seeds):
+    def run(variables, judges, batch, seeds):
+        mine = made._replace(variables=variables)
+        return method(mine, by._replace(variables=judges), batch, seeds).order
+
+    return functools.partial(jax.jit(run), made.variables, list(by.variables), batch, seeds)
+
+
+def _times(calls: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
+    """Seconds of several calls each, in turns, after one to compile."""
+    for call in calls.values():
+        jax.block_until_ready(call())
+    seconds: dict[str, list[float]] = {key: [] for key in calls}
+    for _ in range(REPEATS):
+        for key, call in calls.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            seconds[key].append(time.perf_counter() - start)
+    return seconds
