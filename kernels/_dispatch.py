@@ -45,6 +45,12 @@ class Kernel:
     unsupported_backward: Callable[..., str | None] = lambda *args, **kwargs: None
 
 
+def no_backward(*args, **options) -> str:
+    """For kernels whose derivative plain JAX computes."""
+    del args, options
+    return "the backward pass has no kernel"
+
+
 def dispatch(table: Mapping[str, Implementation], name: str | None, *args, **options):
     """Runs `table[name]`, or if `name` is None what is best.
 
