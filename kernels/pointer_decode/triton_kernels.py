@@ -39,16 +39,15 @@ def decode(
     step = tl.load(steps + s, mask=inside, other=0.0)
     real = tl.load(mask + r * N + n, mask=n < N, other=0) != 0
     free = real[None, :] & (s >= 0)[:, None]
-    square, both = j[:, None] * 3 * H + j[None, :], unit[:, None] & unit[None, :]
     none = tl.zeros((BS, HP), tl.float32)
     h = none + _moved(state, to_state, (r * H + j)[None, :], unit[None, :], step, MOVED)
     update = none + _row(bias, j, unit)
     reset = none + _row(bias, H + j, unit)
     new = none + _row(bias, 2 * H + j, unit)
     for t in range(M):
-        u = tl.sigmoid(update + _times(h, recurrent, square, both, PREC))
-        y = tl.sigmoid(reset + _times(h, recurrent, square + H, both, PREC))
-        y = _tanh(new + y * _times(h, recurrent, square + 2 * H, both, PREC))
+        u = tl.sigmoid(update + _times(h, recurrent, j, unit, 3 * H, H, PREC))
+        y = tl.sigmoid(reset + _times(h, recurrent, H + j, unit, 3 * H, H, PREC))
+        y = _tanh(new + y * _times(h, recurrent, 2 * H + j, unit, 3 * H, H, PREC))
         h = (1 - u) * h + u * y
         update = none + _row(bias, j, unit)
         reset = none + _row(bias, H + j, unit)
@@ -56,7 +55,7 @@ def decode(
         total = tl.zeros((BS, NP), tl.float32)
         for f in range(F):
             liked = _scores(
-                h, query, query_bias, score, keys, to_keys, mask, step, r, f, n, j,
+                h, query, query_bias, score, keys, to_keys, mask, step, r, f, n,
                 N, F, A, H, BS, NP, BA, MOVED, PREC,
             )  # fmt: skip
             total += liked
@@ -65,11 +64,12 @@ def decode(
                 liked = tl.where(real[None, :], liked, NEVER)
                 weight = tl.where(real[None, :], tl.exp(liked - tl.max(liked, 1)[:, None]), 0.0)
                 weight = weight / tl.maximum(tl.sum(weight, 1), 1e-30)[:, None]
-            at = ((r * F + f) * N + n)[:, None] * 3 * H + j[None, :]
-            there = real[:, None] & unit[None, :]
-            update += _found(weight, context, to_context, at, there, step, MOVED, PREC)
-            reset += _found(weight, context, to_context, at + H, there, step, MOVED, PREC)
-            new += _found(weight, context, to_context, at + 2 * H, there, step, MOVED, PREC)
+            at, row = (r * F + f) * N * 3 * H + j, mask + r * N
+            update += _found(weight, context, to_context, at, unit, row, step, N, H, MOVED, PREC)
+            at += H
+            reset += _found(weight, context, to_context, at, unit, row, step, N, H, MOVED, PREC)
+            at += H
+            new += _found(weight, context, to_context, at, unit, row, step, N, H, MOVED, PREC)
         slot = (r * S + s) * M + t
         logit = tl.where(free, total * SCALE, float("-inf"))
         noisy = logit
@@ -98,7 +98,7 @@ def decode(
 
 @triton.jit
 def _scores(
-    h, query, query_bias, score, keys, to_keys, mask, step, r, f, n, j,
+    h, query, query_bias, score, keys, to_keys, mask, step, r, f, n,
     N: tl.constexpr, F: tl.constexpr, A: tl.constexpr, H: tl.constexpr, BS: tl.constexpr,
     NP: tl.constexpr, BA: tl.constexpr, MOVED: tl.constexpr, PREC: tl.constexpr,
 ):  # fmt: skip
@@ -107,35 +107,71 @@ def _scores(
     for first in range(0, A, BA):
         a = first + tl.arange(0, BA)
         column = a < A
-        at = (f * H + j)[:, None] * A + a[None, :]
-        asked = _times(h, query, at, (j < H)[:, None] & column[None, :], PREC)
+        asked = _times(h, query, f * H * A + a, column, A, H, PREC)
         asked += _row(query_bias, f * A + a, column)
         v = _row(score, f * A + a, column)
         for i in range(N):
+            at = ((r * F + f) * N + i) * A + a[None, :]
             if tl.load(mask + r * N + i):
-                at = ((r * F + f) * N + i) * A + a
-                key = _moved(keys, to_keys, at[None, :], column[None, :], step, MOVED)
+                key = _moved(keys, to_keys, at, column[None, :], step, MOVED)
                 mine = tl.sum(v * _tanh(key + asked), 1)
                 found = tl.where((n == i)[None, :], found + mine[:, None], found)
     return found
 
 
 @triton.jit
-def _times(h, matrix, at, there, PREC: tl.constexpr):
-    """h W, with W at these places of a matrix."""
-    w = tl.load(matrix + at, mask=there, other=0.0).to(tl.float32)
-    return tl.dot(h, w, input_precision=PREC)
+def _times(
+    h, matrix, at, column, STRIDE: tl.constexpr, H: tl.constexpr, PREC: tl.constexpr
+):
+    """h W; the first row of W lies at `at`."""
+    HP: tl.constexpr = h.shape[1]
+    BK: tl.constexpr = _rows_at_once(HP)
+    found = tl.zeros((h.shape[0], at.shape[0]), tl.float32)
+    for i in range(HP // BK):
+        k = i * BK + tl.arange(0, BK)
+        there = (k < H)[:, None] & column[None, :]
+        w = tl.load(matrix + k[:, None] * STRIDE + at[None, :], mask=there, other=0.0)
+        found = tl.dot(_columns(h, i, BK), w.to(tl.float32), found, input_precision=PREC)
+    return found
 
 
 @triton.jit
-def _found(weight, context, to_context, at, there, step, MOVED: tl.constexpr, PREC: tl.constexpr):
-    """Contexts at these places, weighed."""
-    x = tl.load(context + at, mask=there, other=0.0).to(tl.float32)
-    found = tl.dot(weight, x, input_precision=PREC)
-    if MOVED:
-        x = tl.load(to_context + at, mask=there, other=0.0).to(tl.float32)
-        found += step[:, None] * tl.dot(weight, x, input_precision=PREC)
-    return found
+def _found(
+    weight, context, to_context, at, unit, mask, step,
+    N: tl.constexpr, H: tl.constexpr, MOVED: tl.constexpr, PREC: tl.constexpr,
+):  # fmt: skip
+    """Contexts by their weights; the first candidate's lies at `at`."""
+    NP: tl.constexpr = weight.shape[1]
+    BK: tl.constexpr = _rows_at_once(NP)
+    found = tl.zeros((weight.shape[0], at.shape[0]), tl.float32)
+    moved = found
+    for i in range(NP // BK):
+        k = i * BK + tl.arange(0, BK)
+        real = tl.load(mask + k, mask=k < N, other=0) != 0
+        there, places = real[:, None] & unit[None, :], k[:, None] * 3 * H + at[None, :]
+        part = _columns(weight, i, BK)
+        x = tl.load(context + places, mask=there, other=0.0).to(tl.float32)
+        found = tl.dot(part, x, found, input_precision=PREC)
+        if MOVED:
+            x = tl.load(to_context + places, mask=there, other=0.0).to(tl.float32)
+            moved = tl.dot(part, x, moved, input_precision=PREC)
+    return found + step[:, None] * moved
+
+
+@triton.jit
+def _columns(x, i, BK: tl.constexpr):
+    """The i-th `BK` columns of x."""
+    if x.shape[1] == BK:
+        return x
+    parts = tl.reshape(x, (x.shape[0], x.shape[1] // BK, BK))
+    mine = tl.arange(0, x.shape[1] // BK) == i
+    return tl.sum(tl.where(mine[None, :, None], parts, 0.0), 1)
+
+
+@triton.constexpr_function
+def _rows_at_once(size):
+    """Of a matrix in a product: more would not fit into registers."""
+    return min(size, 32)
 
 
 @triton.jit
