@@ -83,7 +83,8 @@ def pointer_decode(
         elif noise.ndim == 1:
             noisy = scores + gumbel(noise, lead[1], slot, slots, count)
         else:
-            noisy = scores + jax.lax.dynamic_index_in_dim(noise, slot, 2, keepdims=False)
+            given = jax.lax.dynamic_index_in_dim(noise, slot, 2, keepdims=False)
+            noisy = scores + given.astype(jnp.float32)
         return jnp.argmax(jnp.where(jnp.isfinite(scores), noisy, -jnp.inf), axis=-1)
 
     return _decode(lanes, mask, rules, choose, slots, temperature, context)

@@ -27,11 +27,13 @@ class Config:
     Attributes:
       lanes: of a request at a time, a power of two.
       columns: of a head at a time, a power of two >= 16.
+      rows: of a matrix at a time, a power of two >= 16.
       warps: of a program.
     """
 
     lanes: int
     columns: int
+    rows: int
     warps: int
 
 
@@ -58,12 +60,13 @@ def heuristic(request: Request, lanes: int) -> Config:
     """A decent config without measuring; the kernel spills no registers with it on sm_90.
 
     A block of lanes takes about as long as two more would: for what all of them share, and for
-    products, which come in rows of 16. Matrices of the size of units are held whole.
+    products, which come in rows of 16. More than eight at a time spill.
     """
     units, width = padded(request.state.shape[1]), padded(request.keys.shape[3])
-    cost = lambda block: -(-lanes // block) * (block + 2)
-    block = min((16, 8, 4, 2, 1), key=cost)
-    return Config(block, min(width, 4096 // units), 4)
+    block = min((8, 4, 2, 1), key=lambda block: -(-lanes // block) * (block + 2))
+    if units > 32:
+        return Config(block, min(width, 32), 16, 8)
+    return Config(block, min(width, 128), 32, 8)
 
 
 def pointer_decode(
@@ -100,13 +103,14 @@ def pointer_decode(
             "S": lanes,
             "M": slots,
             "N": candidates,
-            "NP": padded(candidates),
+            "NP": max(padded(candidates), config.rows),
             "F": heads,
             "A": width,
             "H": units,
-            "HP": padded(units),
+            "HP": max(padded(units), config.rows),
             "BS": config.lanes,
             "BA": config.columns,
+            "BK": config.rows,
             "MOVED": direction is not None,
             "NOISE": given,
             "SOFT": context == "softmax",
