@@ -372,7 +372,7 @@ def no_type_checks():
             r"rules.quotas\[0\].member must have shape \(3, 5\)",
         ),
         ({"steps": jnp.zeros((2, 2))}, r"steps must have 1 axes, got shape \(2, 2\)"),
-        ({"implementation": "triton"}, "implementation must be None or one of"),
+        ({"implementation": "cudnn"}, "implementation must be None or one of"),
     ],
 )
 def test_wrong_arguments_are_named(change, said):
