@@ -27,13 +27,11 @@ class Config:
     Attributes:
       lanes: of a request at a time, a power of two.
       columns: of a head at a time, a power of two >= 16.
-      rows: of a matrix at a time, a power of two >= 16.
       warps: of a program.
     """
 
     lanes: int
     columns: int
-    rows: int
     warps: int
 
 
@@ -60,13 +58,10 @@ def heuristic(request: Request, lanes: int) -> Config:
     """A decent config without measuring; the kernel spills no registers with it on sm_90.
 
     A block of lanes takes about as long as two more would: for what all of them share, and for
-    products, which come in rows of 16. More than eight at a time spill.
+    products, which come in rows of 16. More than eight at a time, or fewer warps, spill.
     """
-    units, width = padded(request.state.shape[1]), padded(request.keys.shape[3])
     block = min((8, 4, 2, 1), key=lambda block: -(-lanes // block) * (block + 2))
-    if units > 32:
-        return Config(block, min(width, 32), 16, 8)
-    return Config(block, min(width, 128), 32, 8)
+    return Config(block, min(padded(request.keys.shape[3]), 64), 8)
 
 
 def pointer_decode(
@@ -103,14 +98,13 @@ def pointer_decode(
             "S": lanes,
             "M": slots,
             "N": candidates,
-            "NP": max(padded(candidates), config.rows),
+            "NP": padded(candidates),
             "F": heads,
             "A": width,
             "H": units,
-            "HP": max(padded(units), config.rows),
+            "HP": padded(units),
             "BS": config.lanes,
             "BA": config.columns,
-            "BK": config.rows,
             "MOVED": direction is not None,
             "NOISE": given,
             "SOFT": context == "softmax",

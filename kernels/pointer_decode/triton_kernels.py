@@ -3,7 +3,8 @@
 A program owns `BS` lanes of one request and fills their slots one after the other. State, gates and
 what is free stay on chip; keys, contexts and rows are read again at every slot, from L2: the lanes
 of a request are neighbours in the grid. What costs is the tanh, so it goes candidate by candidate,
-past those that are masked, `BA` columns of a head at a time; matrices come `BK` rows at a time.
+past those that are masked, `BA` columns of a head at a time. Matrices would not fit into registers
+and come `ROWS` rows at a time.
 
 `N` candidates and `H` units are padded to the powers of two `NP` and `HP`. If the request is
 `MOVED`, a lane starts from x + step * to_x. `NOISE` says whether noise is given, or made of a seed;
@@ -17,6 +18,7 @@ import triton.language as tl
 from . import noise as _noise
 
 NEVER = tl.constexpr(-2.0e38)
+ROWS = tl.constexpr(16)
 STEP, FIRST, SECOND = (tl.constexpr(x) for x in (_noise.STEP, _noise.FIRST, _noise.SECOND))
 
 
@@ -27,8 +29,8 @@ def decode(
     order, log_probability,
     S: tl.constexpr, M: tl.constexpr, N: tl.constexpr, NP: tl.constexpr, F: tl.constexpr,
     A: tl.constexpr, H: tl.constexpr, HP: tl.constexpr, BS: tl.constexpr, BA: tl.constexpr,
-    BK: tl.constexpr, MOVED: tl.constexpr, NOISE: tl.constexpr, SOFT: tl.constexpr,
-    SCALE: tl.constexpr, PREC: tl.constexpr,
+    MOVED: tl.constexpr, NOISE: tl.constexpr, SOFT: tl.constexpr, SCALE: tl.constexpr,
+    PREC: tl.constexpr,
 ):  # fmt: skip
     """What every lane chooses for its slots, and the log probabilities."""
     blocks: tl.constexpr = (S + BS - 1) // BS
@@ -45,9 +47,9 @@ def decode(
     reset = none + _row(bias, H + j, unit)
     new = none + _row(bias, 2 * H + j, unit)
     for t in range(M):
-        u = tl.sigmoid(update + _times(h, recurrent, j, unit, 3 * H, H, BK, PREC))
-        y = tl.sigmoid(reset + _times(h, recurrent, H + j, unit, 3 * H, H, BK, PREC))
-        y = _tanh(new + y * _times(h, recurrent, 2 * H + j, unit, 3 * H, H, BK, PREC))
+        u = tl.sigmoid(update + _times(h, recurrent, j, unit, 3 * H, H, PREC))
+        y = tl.sigmoid(reset + _times(h, recurrent, H + j, unit, 3 * H, H, PREC))
+        y = _tanh(new + y * _times(h, recurrent, 2 * H + j, unit, 3 * H, H, PREC))
         h = (1 - u) * h + u * y
         update = none + _row(bias, j, unit)
         reset = none + _row(bias, H + j, unit)
@@ -56,7 +58,7 @@ def decode(
         for f in range(F):
             liked = _scores(
                 h, query, query_bias, score, keys, to_keys, mask, step, r, f, n,
-                N, F, A, H, BS, NP, BA, BK, MOVED, PREC,
+                N, F, A, H, BS, NP, BA, MOVED, PREC,
             )  # fmt: skip
             total += liked
             weight = tl.where(real[None, :], liked, 0.0)
@@ -65,11 +67,11 @@ def decode(
                 weight = tl.where(real[None, :], tl.exp(liked - tl.max(liked, 1)[:, None]), 0.0)
                 weight = weight / tl.maximum(tl.sum(weight, 1), 1e-30)[:, None]
             at, row = (r * F + f) * N * 3 * H + j, mask + r * N
-            update += _found(weight, context, to_context, at, unit, row, step, N, H, BK, MOVED, PREC)
+            update += _found(weight, context, to_context, at, unit, row, step, N, H, MOVED, PREC)
             at += H
-            reset += _found(weight, context, to_context, at, unit, row, step, N, H, BK, MOVED, PREC)
+            reset += _found(weight, context, to_context, at, unit, row, step, N, H, MOVED, PREC)
             at += H
-            new += _found(weight, context, to_context, at, unit, row, step, N, H, BK, MOVED, PREC)
+            new += _found(weight, context, to_context, at, unit, row, step, N, H, MOVED, PREC)
         slot = (r * S + s) * M + t
         logit = tl.where(free, total * SCALE, float("-inf"))
         noisy = logit
@@ -100,14 +102,14 @@ def decode(
 def _scores(
     h, query, query_bias, score, keys, to_keys, mask, step, r, f, n,
     N: tl.constexpr, F: tl.constexpr, A: tl.constexpr, H: tl.constexpr, BS: tl.constexpr,
-    NP: tl.constexpr, BA: tl.constexpr, BK: tl.constexpr, MOVED: tl.constexpr, PREC: tl.constexpr,
+    NP: tl.constexpr, BA: tl.constexpr, MOVED: tl.constexpr, PREC: tl.constexpr,
 ):  # fmt: skip
     """How head f of each lane likes each candidate; 0 where masked."""
     found = tl.zeros((BS, NP), tl.float32)
     for first in range(0, A, BA):
         a = first + tl.arange(0, BA)
         column = a < A
-        asked = _times(h, query, f * H * A + a, column, A, H, BK, PREC)
+        asked = _times(h, query, f * H * A + a, column, A, H, PREC)
         asked += _row(query_bias, f * A + a, column)
         v = _row(score, f * A + a, column)
         for i in range(N):
@@ -122,31 +124,31 @@ def _scores(
 @triton.jit
 def _times(
     h, matrix, at, column,
-    STRIDE: tl.constexpr, H: tl.constexpr, BK: tl.constexpr, PREC: tl.constexpr,
+    STRIDE: tl.constexpr, H: tl.constexpr, PREC: tl.constexpr,
 ):  # fmt: skip
     """h W; the first row of W lies at `at`."""
     found = tl.zeros((h.shape[0], at.shape[0]), tl.float32)
-    for i in range(h.shape[1] // BK):
-        k = i * BK + tl.arange(0, BK)
+    for i in range(h.shape[1] // ROWS):
+        k = i * ROWS + tl.arange(0, ROWS)
         there = (k < H)[:, None] & column[None, :]
         w = tl.load(matrix + k[:, None] * STRIDE + at[None, :], mask=there, other=0.0)
-        found = tl.dot(_columns(h, i, BK), w.to(tl.float32), found, input_precision=PREC)
+        found = tl.dot(_columns(h, i), w.to(tl.float32), found, input_precision=PREC)
     return found
 
 
 @triton.jit
 def _found(
     weight, context, to_context, at, unit, mask, step,
-    N: tl.constexpr, H: tl.constexpr, BK: tl.constexpr, MOVED: tl.constexpr, PREC: tl.constexpr,
+    N: tl.constexpr, H: tl.constexpr, MOVED: tl.constexpr, PREC: tl.constexpr,
 ):  # fmt: skip
     """Contexts by their weights; the first candidate's lies at `at`."""
     found = tl.zeros((weight.shape[0], at.shape[0]), tl.float32)
     moved = found
-    for i in range(weight.shape[1] // BK):
-        k = i * BK + tl.arange(0, BK)
+    for i in range(weight.shape[1] // ROWS):
+        k = i * ROWS + tl.arange(0, ROWS)
         real = tl.load(mask + k, mask=k < N, other=0) != 0
         there, places = real[:, None] & unit[None, :], k[:, None] * 3 * H + at[None, :]
-        part = _columns(weight, i, BK)
+        part = _columns(weight, i)
         x = tl.load(context + places, mask=there, other=0.0).to(tl.float32)
         found = tl.dot(part, x, found, input_precision=PREC)
         if MOVED:
@@ -156,12 +158,12 @@ def _found(
 
 
 @triton.jit
-def _columns(x, i, BK: tl.constexpr):
-    """The i-th `BK` columns of x."""
-    if x.shape[1] == BK:
+def _columns(x, i):
+    """The i-th `ROWS` columns of x."""
+    if x.shape[1] == ROWS:
         return x
-    parts = tl.reshape(x, (x.shape[0], x.shape[1] // BK, BK))
-    mine = tl.arange(0, x.shape[1] // BK) == i
+    parts = tl.reshape(x, (x.shape[0], x.shape[1] // ROWS, ROWS))
+    mine = tl.arange(0, x.shape[1] // ROWS) == i
     return tl.sum(tl.where(mine[None, :, None], parts, 0.0), 1)
 
 
