@@ -84,7 +84,7 @@ def pointer_decode(
     if slots < 1:
         raise ValueError(f"slots must be >= 1, got {slots}.")
     if steps is None:
-        steps = jax.numpy.zeros(1)
+        steps = jax.numpy.zeros(1, "float32")
     check_axes("steps", steps, 1)
     if direction is not None:
         for name, mine, its in zip(Request._fields, request, direction.request, strict=True):

@@ -160,7 +160,7 @@ def _kernel(candidates, temperature, context, arguments, order, log_probability,
         )
         new = jnp.tanh(x[:, 2 * units :] + reset * h[:, 2 * units :])
         hidden = (1 - update) * hidden + update * new
-        total, gates = jnp.zeros(score.shape), jnp.zeros(gates.shape)
+        total, gates = jnp.zeros_like(free), jnp.zeros_like(gates)
         for f in range(heads):
             liked = scores(f, hidden)
             total += liked
@@ -193,7 +193,7 @@ def _kernel(candidates, temperature, context, arguments, order, log_probability,
     hidden = jnp.broadcast_to(single(request.state[0]), (BLOCK, units))
     if direction is not None:
         hidden += steps * single(direction.state[0])
-    gates = jnp.zeros((BLOCK, 3 * units))
+    gates = jnp.zeros((BLOCK, 3 * units), jnp.float32)
     free = jnp.broadcast_to(single(real), score.shape)
     jax.lax.fori_loop(0, slots, fill, (hidden, gates, free))
 

@@ -33,7 +33,7 @@ def inputs(case, noise="given", dtype=jnp.float32):
     """Arguments; without a direction, too, where there is no noise."""
     request, weights, mask, direction, steps, given = case.inputs(dtype)
     if noise == "seeded":
-        given = jnp.arange(case.batch, dtype=jnp.uint32) + 2**31
+        given = jnp.arange(case.batch, dtype=jnp.uint32) + jnp.uint32(2**31)
     elif noise == "none":
         direction, given = None, None
     return request, weights, mask, direction, steps, given, None
@@ -107,7 +107,7 @@ def another_candidate(arrays):
 
 def another_seed(arrays):
     *rest, seeds = arrays
-    return *rest, seeds + 1
+    return *rest, seeds + jnp.uint32(1)
 
 
 @pytest.mark.parametrize("mutation", [nothing_masked, rounded, another_candidate, another_seed])
