@@ -128,7 +128,7 @@ def _times(
 ):  # fmt: skip
     """h W; the first row of W lies at `at`."""
     found = tl.zeros((h.shape[0], at.shape[0]), tl.float32)
-    for i in range(h.shape[1] // ROWS):
+    for i in tl.range(h.shape[1] // ROWS, num_stages=1):
         k = i * ROWS + tl.arange(0, ROWS)
         there = (k < H)[:, None] & column[None, :]
         w = tl.load(matrix + k[:, None] * STRIDE + at[None, :], mask=there, other=0.0)
@@ -144,7 +144,7 @@ def _found(
     """Contexts by their weights; the first candidate's lies at `at`."""
     found = tl.zeros((weight.shape[0], at.shape[0]), tl.float32)
     moved = found
-    for i in range(weight.shape[1] // ROWS):
+    for i in tl.range(weight.shape[1] // ROWS, num_stages=1):
         k = i * ROWS + tl.arange(0, ROWS)
         real = tl.load(mask + k, mask=k < N, other=0) != 0
         there, places = real[:, None] & unit[None, :], k[:, None] * 3 * H + at[None, :]
