@@ -101,19 +101,21 @@ def pointer_decode(
         shape = (1, slots, BLOCK, MAX_CANDIDATES)
         specs["noise"] = pl.BlockSpec(shape, lambda r, s: (r, 0, s, 0))
     shape = (requests, lanes, slots)
-    return pl.pallas_call(
+    found = pl.pallas_call(
         functools.partial(_kernel, candidates, temperature, context),
-        out_shape=Decoded(
-            jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.float32)
+        out_shape=(
+            jax.ShapeDtypeStruct(shape, jnp.int32),
+            jax.ShapeDtypeStruct(shape, jnp.float32),
         ),
         grid=(requests, pl.cdiv(lanes, BLOCK)),
         in_specs=(specs,),
-        out_specs=Decoded(of_lanes, of_lanes),
+        out_specs=(of_lanes, of_lanes),
         scratch_shapes=[pltpu.VMEM((BLOCK, MAX_CANDIDATES), jnp.float32)],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
         interpret=interpret,
         name="pointer_decode",
     )(arguments)
+    return Decoded(*found)
 
 
 def _kernel(candidates, temperature, context, arguments, order, log_probability, score):
