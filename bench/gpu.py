@@ -7,8 +7,8 @@ Then times, forward and forward with gradients: the kernel, the chunked form if 
 the definition in JAX; some in PyTorch, eager and compiled, where that is installed; all from
 bfloat16 inputs, and with hidden layers in bfloat16 but for JAX's own forms and for lists, which
 compute in float32. Of a list, its log probabilities are compared. The target of pointer decoding
-is ten times the definition, a scan, at 256 requests of 32 lanes. Calls are queued, as in training: a
-time is that of many calls over their number. Rates are of the work that the op has to do
+is ten times the definition, a scan, at 256 requests of 32 lanes. Calls are queued, as in training:
+a time is that of many calls over their number. Rates are of the work that the op has to do
 (`Case.cost`); "share of roofline" is of what the GPU does in the same run, products of bfloat16
 matrices and copies. What `docs/gpu.md` predicts is to be held against this.
 
