@@ -3,12 +3,14 @@
 Parity first: every kernel in float32 and bfloat16, forward and gradients, against plain JAX in
 float32 at the highest precision, which the tests hold to float64: by the largest difference, in
 units of the dtype's own eps, and by the length of all differences over that of what is expected.
-Then times, forward and forward with gradients: the kernel, the chunked form and the definition in
-JAX, the same in PyTorch, eager and compiled, where that is installed; all from bfloat16 inputs, and
-with hidden layers in bfloat16 but for JAX's own forms, which compute in float32. Calls are queued,
-as in training: a time is that of many calls over their number. Rates are of the work that the op
-has to do (`Case.cost`); "share of roofline" is of what the GPU does in the same run, products of
-bfloat16 matrices and copies. What `docs/gpu.md` predicts is to be held against this.
+Then times, forward and forward with gradients: the kernel, the chunked form if there is one, and
+the definition in JAX; some in PyTorch, eager and compiled, where that is installed; all from
+bfloat16 inputs, and with hidden layers in bfloat16 but for JAX's own forms and for lists, which
+compute in float32. Of a list, its log probabilities are compared. The target of pointer decoding
+is ten times the definition, a scan, at 256 requests of 32 lanes. Calls are queued, as in training:
+a time is that of many calls over their number. Rates are of the work that the op has to do
+(`Case.cost`); "share of roofline" is of what the GPU does in the same run, products of bfloat16
+matrices and copies. What `docs/gpu.md` predicts is to be held against this.
 
 Needs JAX, Flax, Optax, jaxtyping and jax-triton. Each part runs in a process that may fail or be
 ended alone (`python -m recjax.bench.gpu PART ...` prints its rows), and the whole ends within eight
@@ -37,6 +39,7 @@ import numpy as np
 
 from ..kernels._triton import missing
 from ..kernels.dot_attention.cases import Case as Search
+from ..kernels.pointer_decode.cases import Case as Lists
 from ..kernels.target_attention.cases import Case as Attention
 from .cases import choose
 from .ops import FAR, OPS, units_off
@@ -62,6 +65,7 @@ DEFINITION_BYTES = 8 * 2**30
 # all of them, in those units too. One number may cancel; that a tile of many is lost shows here.
 LIMITS = {"units off": 16.0, "relative error": 2.0}
 PEERS = "torch"
+WITH_PEERS = ("target_attention", "dot_attention")
 ROWS = "rows: "  # What a part prints before its result.
 MISSING = "what is missing"
 
@@ -92,10 +96,18 @@ def workloads() -> list[Workload]:
         "training, 100 events": {"batch": 1024, "candidates": 4, "length": 100, "width": 64},
         "few users, 51,200 events": {"batch": 4, "candidates": 1, "length": 51_200, "width": 64},
     }
-    return [
+    found = [
         Workload(f"{op}, {name}", op, case(name=name, **sizes))
         for name, sizes in cases.items()
         for op, case in (("target_attention", Attention), ("dot_attention", _search))
+    ]
+    lists: dict[str, dict[str, int]] = {
+        "20 candidates": {"batch": 256, "candidates": 20, "slots": 10, "lanes": 32},
+        "100 candidates": {"batch": 16, "candidates": 100, "slots": 50, "lanes": 64},
+    }
+    return found + [
+        Workload(f"pointer_decode, {name}", "pointer_decode", Lists(name=name, **sizes))
+        for name, sizes in lists.items()
     ]
 
 
@@ -131,6 +143,17 @@ def parity_cases() -> list[Workload]:
         (Search(**wide, heads=2, intervals=0, interval_width=0), ", wide, no intervals"),
     ):
         found.append(Workload(f"dot_attention{what}, parity", "dot_attention", case))
+    lists: dict[str, Any] = {"name": "", "batch": 5, "candidates": 20, "slots": 10, "lanes": 9}
+    for context in ("softmax", "raw"):
+        case = Lists(**lists, width=36, units=20)
+        found.append(
+            Workload(
+                f"pointer_decode, {context}, parity",
+                "pointer_decode",
+                case,
+                (("context", context),),
+            )
+        )
     return found
 
 
@@ -149,7 +172,7 @@ def run(only: list[str] | None = None) -> list[Row]:
     parts = ["roofline", *(f"parity of {x.name}" for x in parity_cases())]
     parts += [x.name for x in chosen]
     if importlib.util.find_spec("torch") is not None:
-        parts += [f"{PEERS}: {x.name}" for x in chosen]
+        parts += [f"{PEERS}: {x.name}" for x in chosen if x.op in WITH_PEERS]
     rows = []
     for part, found in in_processes(parts, deadline):
         print(part, flush=True)
@@ -222,8 +245,7 @@ def _read(stream: Any, lines: "queue.Queue[str | None]") -> None:
 def parity(workload: Workload, implementation: str) -> list[Row]:
     """How far a kernel is off, in units of each dtype."""
     case, options = workload.case, dict(workload.options)
-    api = OPS[workload.op].api
-    rows = []
+    op, rows = OPS[workload.op], []
     for label, dtype, precision in (
         ("float32", jnp.float32, "highest"),
         ("float32 by TF32", jnp.float32, None),
@@ -234,12 +256,10 @@ def parity(workload: Workload, implementation: str) -> list[Row]:
         eps = 2.0**-10 if label.endswith("TF32") else float(jnp.finfo(dtype).eps)
         with jax.default_matmul_precision("highest"):
             exactly = jax.tree.map(_single, inputs)
-            value, gradients = differentiated(workload, "chunked")(*exactly)
+            value, gradients = differentiated(workload, op.plain)(*exactly)
         with jax.default_matmul_precision(precision):
-            query, keys, mask, *rest = inputs
-            spoilt = query, jnp.where(mask[..., None], keys, jnp.nan), mask, *rest
-            got, to_inputs = differentiated(workload, implementation)(*spoilt)
-            kernel = api.IMPLEMENTATIONS[implementation].kernel
+            got, to_inputs = differentiated(workload, implementation)(*op.spoilt(inputs))
+            kernel = op.api.IMPLEMENTATIONS[implementation].kernel
             plain = kernel and kernel.unsupported_backward(*inputs, **options)
         row = functools.partial(Row.of, workload.name, label)
         rows.append(row("units off", [units_off(got, value, eps)]))
@@ -265,7 +285,7 @@ def differentiated(workload: Workload, implementation: str | None) -> Callable[.
         merged = jax.tree.map(
             lambda x, y: y if x is None else x, floating, others, is_leaf=lambda x: x is None
         )
-        out = call(*merged)
+        out = OPS[workload.op].shown(call(*merged))
         angle = jnp.arange(out.size, dtype=jnp.float32).reshape(out.shape)
         return jnp.sum(out.astype(jnp.float32) * jnp.cos(angle)), out
 
@@ -407,7 +427,8 @@ def rows_of(part: str) -> list[Row]:
         if part == f"parity of {workload.name}":
             return parity(workload, "triton")
     workload = next(x for x in workloads() if x.name == part)
-    found = times(workload, ("triton", "chunked", "reference"))
+    methods = dict.fromkeys(("triton", OPS[workload.op].plain, "reference"))
+    found = times(workload, tuple(methods))
     return [row for method in found for row in rates(workload, method, found[method], roofline())]
 
 

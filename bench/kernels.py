@@ -2,8 +2,8 @@
 
 The roofline is measured in the same run: the rate of a large float32 product, and that of a copy
 too large for any cache. The share of it is what `Case.cost()` would take there, over what the op
-took. "units off" is the error against float64 NumPy in units of float32, on one request and at
-most four candidates of the case. Implementations alternate.
+took. "units off" is the error against float64 NumPy in units of float32, on one request of the
+case and, in ops that take candidates one by one, at most four of them. Implementations alternate.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .cases import choose
-from .ops import OPS, Op, part
+from .ops import OPS, Op
 from .results import Row
 
 METRICS = ["ms", "GFLOP/s", "GB/s", "share of roofline", "units off"]
@@ -133,7 +133,7 @@ def _measure(workload: Workload, roof: Roofline) -> list[Row]:
     ideal = max(
         cost.flops / statistics.median(roof.flops), cost.bytes / statistics.median(roof.bytes)
     )
-    few = part(inputs, case)
+    few = op.part(inputs, case)
     names, calls, errors = [], [], []
     for name in op.api.IMPLEMENTATIONS:
         if name == "reference" and op.largest(case) > DEFINITION_BYTES:

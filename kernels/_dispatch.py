@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._axes import all_vary, explicit_axes, varying
 
@@ -43,6 +44,12 @@ class Kernel:
     forward: Callable[..., Any]
     backward: Callable[..., Any]
     unsupported_backward: Callable[..., str | None] = lambda *args, **kwargs: None
+
+
+def no_backward(*args, **options) -> str:
+    """For kernels whose derivative plain JAX computes."""
+    del args, options
+    return "the backward pass has no kernel"
 
 
 def dispatch(table: Mapping[str, Implementation], name: str | None, *args, **options):
@@ -160,6 +167,8 @@ def _on_platforms(kernels, plain, args, options, *, forced):
     asked = matmul_precision()
 
     def backward(residuals, gradient):
+        # float0, the gradient of whole numbers, is nothing that a branch could take.
+        gradient = jax.tree.map(lambda g: None if g.dtype == jax.dtypes.float0 else g, gradient)
         # A derivative is traced later, when what was asked for may no longer be in force.
         with jax.default_matmul_precision(asked):
             return derive(residuals, gradient)
@@ -170,7 +179,10 @@ def _on_platforms(kernels, plain, args, options, *, forced):
 
         def default(args, kept, gradient):
             del kept
-            return _floating(jax.vjp(plain, *args)[1](gradient), args)
+            out, pull = jax.vjp(plain, *args)
+            of_whole = lambda x: np.zeros(x.shape, jax.dtypes.float0)
+            gradient = jax.tree.map(lambda x, g: of_whole(x) if g is None else g, out, gradient)
+            return _floating(pull(gradient), args)
 
         branches = {x.platform: functools.partial(branch, x) for x in backwards}
         args, kept = residuals
@@ -184,5 +196,6 @@ def _on_platforms(kernels, plain, args, options, *, forced):
 
 def _floating(gradients, args):
     """None for arguments that have no gradient."""
-    keep = [jnp.issubdtype(jax.tree.leaves(x)[0].dtype, jnp.floating) for x in args]
+    first = [next(iter(jax.tree.leaves(x)), None) for x in args]
+    keep = [x is not None and jnp.issubdtype(x.dtype, jnp.floating) for x in first]
     return tuple(g if kept else None for g, kept in zip(gradients, keep, strict=True))

@@ -64,9 +64,3 @@ def positions(i: Any, tile: int) -> Int[Array, "1 T"]:
 def as_column(row: Bool[Array, "1 T"]) -> Bool[Array, "T 1"]:
     """A row of lanes as a column of sublanes."""
     return jnp.broadcast_to(row.astype(jnp.float32), (SUBLANES, row.shape[1])).T[:, :1] > 0
-
-
-def no_backward(*args, **options) -> str:
-    """For ops whose backward pass plain JAX computes."""
-    del args, options
-    return "the backward pass has no kernel"

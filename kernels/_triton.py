@@ -62,7 +62,7 @@ def launch(
     arrays: tuple[Array, ...],
     *,
     out: tuple,
-    constants: dict[str, int | str | bool],
+    constants: dict[str, int | float | str | bool],
     warps: int,
 ) -> tuple[Array, ...]:
     """Calls a kernel. `out` holds shapes, of float32 arrays, or arrays like those wanted."""

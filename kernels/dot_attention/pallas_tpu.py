@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .. import _tpu
-from .._dispatch import Kernel
+from .._dispatch import Kernel, no_backward
 from .._mask import MASKED, real_range
 
 MAX_WIDTH = 512
@@ -158,4 +158,4 @@ def _forward(*args):
     return dot_attention(*args), ()
 
 
-KERNEL = Kernel("tpu", _forward, _tpu.no_backward, _tpu.no_backward)
+KERNEL = Kernel("tpu", _forward, no_backward, no_backward)

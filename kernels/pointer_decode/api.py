@@ -9,11 +9,18 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from .. import _dispatch
 from .._check import check_array, check_axes, check_dtype
-from . import reference
+from . import pallas_tpu, reference, triton
 from .reference import Context, Decoded, Direction, Request, Weights
 from .rules import Rules
 
-IMPLEMENTATIONS = {"reference": _dispatch.Implementation(reference.pointer_decode)}
+# In order of preference.
+IMPLEMENTATIONS = {
+    "triton": _dispatch.Implementation(triton.pointer_decode, triton.unsupported, triton.KERNEL),
+    "pallas_tpu": _dispatch.Implementation(
+        pallas_tpu.pointer_decode, pallas_tpu.unsupported, pallas_tpu.KERNEL
+    ),
+    "reference": _dispatch.Implementation(reference.pointer_decode),
+}
 
 DTYPES = ("float32", "bfloat16")
 
@@ -30,7 +37,7 @@ def pointer_decode(
     rules: Rules | None = None,
     temperature: float = 1.0,
     context: Context = "softmax",
-    implementation: Literal["reference"] | None = None,
+    implementation: Literal["triton", "pallas_tpu", "reference"] | None = None,
 ) -> Decoded:
     r"""One list of `slots` candidates for every request and lane, chosen one by one.
 
@@ -77,7 +84,7 @@ def pointer_decode(
     if slots < 1:
         raise ValueError(f"slots must be >= 1, got {slots}.")
     if steps is None:
-        steps = jax.numpy.zeros(1)
+        steps = jax.numpy.zeros(1, "float32")
     check_axes("steps", steps, 1)
     if direction is not None:
         for name, mine, its in zip(Request._fields, request, direction.request, strict=True):

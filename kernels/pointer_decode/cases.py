@@ -41,7 +41,7 @@ class Case:
                 normal(self.batch, self.candidates, gates),
             )
 
-        shrunk = lambda x, rows: x / np.sqrt(rows).astype(np.float32)
+        shrunk = lambda x, rows: x * rows**-0.5
         weights = Weights(
             shrunk(normal(self.heads, self.units, self.width), self.units),
             normal(self.heads, self.width),
@@ -49,7 +49,6 @@ class Case:
             shrunk(normal(self.units, gates), self.units),
             normal(gates),
         )
-        weights = Weights(*(x.astype(dtype) for x in weights))
         mask = random.random((self.batch, self.candidates)) < 0.8
         mask[1:][-1:] = False
         steps = jnp.linspace(-0.2, 0.2, self.lanes, dtype=jnp.float32)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from .._axes import all_vary, varying
 from .._mask import normalized
 from .noise import gumbel
 from .rules import Rules, allowed
@@ -83,7 +84,8 @@ def pointer_decode(
         elif noise.ndim == 1:
             noisy = scores + gumbel(noise, lead[1], slot, slots, count)
         else:
-            noisy = scores + jax.lax.dynamic_index_in_dim(noise, slot, 2, keepdims=False)
+            given = jax.lax.dynamic_index_in_dim(noise, slot, 2, keepdims=False)
+            noisy = scores + given.astype(jnp.float32)
         return jnp.argmax(jnp.where(jnp.isfinite(scores), noisy, -jnp.inf), axis=-1)
 
     return _decode(lanes, mask, rules, choose, slots, temperature, context)
@@ -196,9 +198,10 @@ def _decode(lanes, mask, rules, choose, slots, temperature, context):
         order = jax.lax.dynamic_update_index_in_dim(order, chosen, slot, 2)
         return (hidden, gates, free & ~picked, order), log_probability
 
-    start = jnp.zeros((*lead, lanes.request.rows.shape[-1]))
+    start = jnp.zeros((*lead, lanes.request.rows.shape[-1]), jnp.float32)
     empty = jnp.full((*lead, slots), -1, jnp.int32)
     carry = (lanes.request.state, start, free, empty)
+    carry = all_vary(carry, varying((lanes, mask)))
     (*_, order), logp = jax.lax.scan(body, carry, jnp.arange(slots))
     return Decoded(order, jnp.moveaxis(logp, 0, 2))
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .. import _tpu
-from .._dispatch import Kernel
+from .._dispatch import Kernel, no_backward
 from .._mask import MASKED, real_range
 from .reference import Activation, Layer, Normalize, Weights, activate, as_float32
 from .unit import factors
@@ -223,4 +223,4 @@ def _forward(*args, **options):
     return target_attention(*args, **options), ()
 
 
-KERNEL = Kernel("tpu", _forward, _tpu.no_backward, _tpu.no_backward)
+KERNEL = Kernel("tpu", _forward, no_backward, no_backward)

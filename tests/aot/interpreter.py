@@ -94,8 +94,7 @@ def launcher(kernels):
         ]
 
         def run(*arrays):
-            # What a kernel does not write stays NaN.
-            results = [np.full(x.shape, np.nan, x.dtype) for x in shapes]
+            results = [np.full(x.shape, _unwritten(x.dtype), x.dtype) for x in shapes]
             held = [np.ascontiguousarray(x) for x in arrays]
             getattr(kernels, name)[grid](*map(Pointer, [*held, *results]), **constants)
             return results
@@ -103,3 +102,8 @@ def launcher(kernels):
         return tuple(jax.pure_callback(run, shapes, *arrays))
 
     return launch
+
+
+def _unwritten(dtype):
+    """What stays where a kernel writes nothing."""
+    return np.iinfo(dtype).min if np.issubdtype(dtype, np.integer) else np.nan

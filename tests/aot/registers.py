@@ -12,7 +12,7 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 SHARED = 232_448  # Bytes that a block may have on sm_90.
-TYPES = {"bfloat16": "bf16", "float32": "fp32", "bool": "i1", "int32": "i32"}
+TYPES = {"bfloat16": "bf16", "float32": "fp32", "bool": "i1", "int32": "i32", "uint32": "u32"}
 
 
 def kernels_launched(monkeypatch, module, f, args):

@@ -12,12 +12,18 @@ import pytest
 from recjax.bench import gpu
 from recjax.bench.results import Row
 from recjax.kernels.dot_attention.cases import Case as Search
+from recjax.kernels.pointer_decode.cases import Case as Lists
 from recjax.kernels.target_attention.cases import Case as Attention
 
 SIZES = {"name": "", "batch": 2, "candidates": 3, "length": 40, "width": 8}
 SMALL = [
     gpu.Workload("attention", "target_attention", Attention(**SIZES, units=(6, 4))),
     gpu.Workload("search", "dot_attention", Search(**SIZES, intervals=5, interval_width=2)),
+    gpu.Workload(
+        "lists",
+        "pointer_decode",
+        Lists(name="", batch=2, candidates=5, slots=3, lanes=4, width=8, units=4),
+    ),
 ]
 
 
@@ -29,7 +35,7 @@ def test_without_a_gpu_it_says_so():
 
 @pytest.mark.parametrize("workload", SMALL, ids=lambda x: x.name)
 def test_parity_of_what_is_right(workload):
-    rows = gpu.parity(workload, "chunked")
+    rows = gpu.parity(workload, gpu.OPS[workload.op].plain)
     assert {row.method for row in rows} == {"float32", "float32 by TF32", "bfloat16"}
     assert {row.metric for row in rows} == set(gpu.METRICS[5:])
     assert not any(map(gpu.too_far, rows))
@@ -75,10 +81,11 @@ def test_a_lost_tile_is_seen_though_no_number_is_far_off():
 @pytest.mark.parametrize("workload", SMALL, ids=lambda x: x.name)
 def test_times_and_rates(workload, capsys, monkeypatch):
     monkeypatch.setattr(gpu, "SECONDS_PER_REPEAT", 0.0)
-    seconds = gpu.times(workload, ("triton", "chunked", "reference"))
+    plain = gpu.OPS[workload.op].plain
+    seconds = gpu.times(workload, ("triton", plain))
     assert not seconds["triton"] and "triton, forward: left out" in capsys.readouterr().out
     roof = gpu.roofline(side=64, numbers=1000)
-    rows = gpu.rates(workload, "chunked", seconds["chunked"], roof)
+    rows = gpu.rates(workload, plain, seconds[plain], roof)
     assert {row.metric for row in rows} == set(gpu.METRICS[:5])
     assert all(row.value > 0 for row in rows)
     assert gpu.rates(workload, "triton", seconds["triton"], roof) == []

@@ -15,6 +15,7 @@ from recjax import kernels
 from recjax.bench.ops import OPS as MEASURED
 from recjax.kernels.augru import augru
 from recjax.kernels.dot_attention import reference
+from recjax.kernels.pointer_decode import reference as pointer_decode
 from recjax.kernels.soft_search import soft_search
 from recjax.kernels.target_attention import chunked
 from testing import assert_close
@@ -49,7 +50,8 @@ def test_every_op_has_kernels_that_are_compiled_and_interpreted(op):
 @pytest.mark.parametrize("op", OPS)
 def test_shard_map_equals_jit(op):
     cases, measured = importlib.import_module(f"recjax.kernels.{op}.cases"), MEASURED[op]
-    case = cases.Case(name="", batch=4, candidates=3, width=8, **{**SIZES[op], "length": 9})
+    sizes = {name: 9 if name == "length" else size for name, size in SIZES[op].items()}
+    case = cases.Case(name="", batch=4, candidates=3, width=8, **sizes)
     inputs = case.inputs()
     f = lambda *args: measured.shown(measured.call(case, None)(*args))
     batched = lambda x: x.ndim > 1 and x.shape[0] == case.batch
@@ -96,6 +98,9 @@ def test_numbers_of_64_bits_change_nothing(op):
 RUN = {
     "augru": augru,
     "dot_attention": reference.dot_attention,
+    "pointer_decode": lambda *args: pointer_decode.pointer_decode(
+        *args, rules=None, slots=1, temperature=1.0, context="softmax"
+    ),
     "soft_search": soft_search,
     "target_attention": functools.partial(
         chunked.target_attention,
@@ -118,6 +123,7 @@ def analysed(op, case):
 SIZES = {
     "augru": {"units": 32, "length": 1},  # A scan of one step, so that XLA sees no loop.
     "dot_attention": {"heads": 2, "intervals": 8, "interval_width": 4, "length": 200},
+    "pointer_decode": {"units": 32, "lanes": 9, "slots": 1},  # One step, as above.
     "soft_search": {"k": 5, "length": 200},
     "target_attention": {"units": (80, 40), "length": 200},
 }

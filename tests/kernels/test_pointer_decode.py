@@ -1,6 +1,7 @@
 """Pointer decoding against a loop in NumPy float64."""
 
 import jax
+from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
@@ -15,8 +16,10 @@ from recjax.kernels.pointer_decode import (
     Weights,
     api,
     noise,
+    pallas_tpu,
     pointer_decode,
     pointer_log_probability,
+    reference,
 )
 from recjax.kernels.pointer_decode.cases import CASES, Case
 from testing import assert_close
@@ -351,6 +354,106 @@ def test_gradients_are_finite_without_candidates():
         assert not leaf[-1].any()
 
 
+@pytest.mark.parametrize("noise", ["given", "seeded", "none"])
+def test_gradients_are_those_of_the_definition(noise):
+    """Whatever kernels there are: none has a derivative, and what was chosen has none either."""
+    request, weights, mask, direction, steps, given = FEW.inputs()
+    if noise == "seeded":
+        given = jnp.arange(3, dtype=jnp.uint32)
+    elif noise == "none":
+        direction, given = None, None
+
+    def gradients(implementation):
+        def score(request, weights, steps):
+            found = pointer_decode(
+                request,
+                weights,
+                mask,
+                slots=3,
+                direction=direction,
+                steps=steps,
+                noise=given,
+                implementation=implementation,
+            )
+            return found.log_probability.sum()
+
+        return jax.jit(jax.grad(score, argnums=(0, 1, 2)))(request, weights, steps)
+
+    expected = gradients("reference")
+    assert all(jnp.abs(x).max() > 0 for x in jax.tree.leaves(expected)[:-1])
+    assert_close(gradients(None), expected)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"rules": Rules()}, "rules are for plain JAX"),
+        ({"weights": jax.tree.map(lambda x: x[None].repeat(3, 0), FEW.inputs()[1])}, "of all requ"),
+        ({"direction": Direction(FEW.inputs()[0], moved_weights(FEW))}, "weights must not move"),
+    ],
+)
+def test_kernels_say_what_they_leave_to_plain_jax(change, said):
+    request, weights, mask, _, _, _ = FEW.inputs()
+    arguments = {"weights": weights, **change}
+    run = lambda name: pointer_decode(request, mask=mask, slots=3, implementation=name, **arguments)
+    with pytest.raises(NotImplementedError, match=said):
+        run("pallas_tpu")
+    np.testing.assert_array_equal(run(None).order, run("reference").order)
+
+
+@pytest.mark.parametrize(
+    "sizes, said",
+    [
+        ({"candidates": 129}, "candidates must be <= 128, got 129"),
+        ({"units": 129}, "units must be <= 128, got 129"),
+        ({"width": 513}, "width must be <= 512, got 513"),
+    ],
+)
+def test_kernels_say_what_is_too_large(sizes, said):
+    sizes = {"batch": 1, "candidates": 2, "slots": 1, "lanes": 1, "width": 4, "units": 2, **sizes}
+    case = Case(name="", **sizes)
+    with pytest.raises(NotImplementedError, match=said):
+        decode(case, case.inputs(), implementation="pallas_tpu")
+
+
+def test_a_forced_kernel_never_falls_back():
+    with pytest.raises(NotImplementedError, match="triton"):  # Not installed, or no GPU.
+        decode(FEW, FEW.inputs(), implementation="triton")
+    with pytest.raises(ValueError, match="interpret mode"):  # There is no TPU to run it on.
+        decode(FEW, FEW.inputs(), implementation="pallas_tpu")
+
+
+# The kernel for TPUs, interpreted: memory starts as NaN, and races are found.
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "case, noise, context",
+    [
+        ("one", "given", "softmax"),
+        ("few", "none", "raw"),
+        ("more_slots", "seeded", "softmax"),
+        ("page", "given", "raw"),
+        ("page", "seeded", "softmax"),
+    ],
+)
+def test_the_kernel_for_tpus(case, noise, context, dtype):
+    case = SMALL[case]
+    request, weights, mask, direction, steps, given = case.inputs(dtype)
+    if noise == "seeded":
+        given = jnp.arange(case.batch, dtype=jnp.uint32)
+    elif noise == "none":
+        direction, given = None, None
+    options = {"slots": case.slots, "temperature": 0.7, "context": context}
+    args = (mask, direction, steps, given, None)
+    expected = reference.pointer_decode(request, weights, *args, **options)
+    spoilt = request._replace(rows=jnp.where(mask[..., None], request.rows, jnp.nan))
+    interpret = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
+    got = pallas_tpu.pointer_decode(spoilt, weights, *args, **options, interpret=interpret)
+    np.testing.assert_array_equal(got.order, expected.order)
+    assert_close(got.log_probability, expected.log_probability, ulps=16)
+
+
 @pytest.fixture
 def no_type_checks():
     """In tests jaxtyping would refuse these calls first."""
@@ -372,7 +475,7 @@ def no_type_checks():
             r"rules.quotas\[0\].member must have shape \(3, 5\)",
         ),
         ({"steps": jnp.zeros((2, 2))}, r"steps must have 1 axes, got shape \(2, 2\)"),
-        ({"implementation": "triton"}, "implementation must be None or one of"),
+        ({"implementation": "cudnn"}, "implementation must be None or one of"),
     ],
 )
 def test_wrong_arguments_are_named(change, said):
