@@ -101,14 +101,11 @@ def workloads() -> list[Workload]:
         for name, sizes in cases.items()
         for op, case in (("target_attention", Attention), ("dot_attention", _search))
     ]
-    lists: dict[str, dict[str, int]] = {
-        "20 candidates": {"batch": 256, "candidates": 20, "slots": 10, "lanes": 32},
-        "100 candidates": {"batch": 16, "candidates": 100, "slots": 50, "lanes": 64},
-    }
-    return found + [
-        Workload(f"pointer_decode, {name}", "pointer_decode", Lists(name=name, **sizes))
-        for name, sizes in lists.items()
-    ]
+    lists = (
+        Lists(name="20 candidates", batch=256, candidates=20, slots=10, lanes=32),
+        Lists(name="100 candidates", batch=16, candidates=100, slots=50, lanes=64),
+    )
+    return found + [Workload(f"pointer_decode, {x.name}", "pointer_decode", x) for x in lists]
 
 
 def parity_cases() -> list[Workload]:

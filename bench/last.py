@@ -92,6 +92,16 @@ def anywhere(count: int) -> Method:
     return run
 
 
+@functools.cache
+def alone(count: int) -> Method:
+    """LAST, parallel, by the word of the first evaluator."""
+
+    def run(made: Generator, by: Evaluators, batch: Any, seeds: Any) -> Chosen:
+        return steps(count)(made, by._replace(variables=by.variables[:1]), batch, seeds)
+
+    return run
+
+
 ONE_SHOT = Way("one-shot", steps(0), 1, 1)
 LAST = Way("LAST, S = 8", steps(8), 9, 5)
 EQUAL = Way(f"best of {BUDGET} draws", draws(BUDGET), BUDGET + 1, 2)
@@ -109,6 +119,8 @@ WAYS = (
     Way("LAST, serial, T = 8", serial(8), 9, 41),
     Way("best of 32 draws", draws(32), 33, 2),
     Way("LAST, S = 32", steps(32), 33, 5),
+    Way("LAST, one evaluator, S = 8", alone(8), 9, 5),
+    Way("LAST, one evaluator, S = 32", alone(32), 33, 5),
     CAUTIOUS,
     Way("LAST, cautious, S = 32", steps(32, pessimism=1.0), 33, 5),
 )
@@ -175,6 +187,8 @@ def _judged(trained: Trained, seed: int) -> _Judged:
         chosen = serve(way.run, trained.generator, trained.by, ask, seed)
         kinds = np.mean([len(np.unique(tried, axis=0)) for tried in chosen.tried])
         cost = {"slates": way.slates, "depth": way.depth, "distinct slates": float(kinds)}
+        said = chosen.score.mean(axis=-1)
+        cost["own score"] = float(said[np.arange(len(said)), chosen.best].mean())
         add(way.name, chosen.order, **cost)
         if way.name == "best of 8 draws":
             worth = worth_of(world, ask.truth, chosen.tried).clicks

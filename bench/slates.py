@@ -27,7 +27,7 @@ from ..train.rerank import train_generator
 from ..train.settings import Settings
 from ..zoo.contract import Variables
 from ..zoo.rerank import evaluator, generator
-from ..zoo.rerank.last import Chosen, Generator
+from ..zoo.rerank.last import Generator
 from ..zoo.rerank.rewards import Evaluators
 
 REQUESTS = 3_000
@@ -61,9 +61,10 @@ ONCE = Settings(epochs=1, batch_size=2560, history=1, learning_rate=4e-3, table_
 STRONG = Regime(preset="cascade", logs=700_000, settings=ONCE)
 WEAK = Regime(
     preset="cascade",
-    logs=14_000,
+    logs=500,
     inverse_temperature=slate_log.NARROW,
-    settings=Settings(history=1),
+    settings=Settings(batch_size=512, history=1),
+    steps=1000,
 )
 
 
@@ -174,8 +175,8 @@ def chunks(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def serve(
-    method: Callable[..., Chosen], generator: Generator, by: Evaluators, ask: Asked, seed: int
-) -> Chosen:
+    method: Callable[..., Any], generator: Generator, by: Evaluators, ask: Asked, seed: int
+) -> Any:
     """All requests through `method(generator, by, batch, seeds)`, in parts; arrays in NumPy.
 
     Compiled once per method: give the same function again, not another one like it.
@@ -197,7 +198,7 @@ def serve(
 
 @functools.lru_cache(maxsize=64)
 def _compiled(
-    method: Callable[..., Chosen], generator: tuple[Any, Any], by: tuple[Any, Any, Any, Any]
+    method: Callable[..., Any], generator: tuple[Any, Any], by: tuple[Any, Any, Any, Any]
 ) -> Any:
     """A method under jit, by what decides it beside its arrays."""
 

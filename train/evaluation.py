@@ -160,7 +160,7 @@ def score(block: dict[str, Any]) -> float:
         return block["recall@50"] or 0.0
     blocks = [block] if "auc" in block else list(block.values())
     defined = [one["auc"] for one in blocks if one["auc"] is not None]
-    return float(np.mean(defined)) if defined else -blocks[0]["logloss"]
+    return float(np.mean(defined)) if defined else -blocks[0].get("logloss", 0.0)
 
 
 def summary(block: dict[str, Any]) -> str:
@@ -168,7 +168,9 @@ def summary(block: dict[str, Any]) -> str:
     if "recall@50" in block:
         return _listed({"recall@50": block["recall@50"], "NDCG@50": block["ndcg@50"]})
     if "auc" in block:
-        shown = {"AUC": block["auc"], "GAUC": block["gauc"], "logloss": block["logloss"]}
+        shown = {"AUC": block["auc"], "GAUC": block["gauc"]}
+        if "logloss" in block:  # An order has none.
+            shown["logloss"] = block["logloss"]
         return _listed(shown)
     return _listed({f"AUC of {task}": one["auc"] for task, one in block.items()})
 

@@ -12,6 +12,7 @@ import pytest
 from recjax.train.data.market import PRESETS, slate_log
 from recjax.train.data.market.slates import SLATES, SlateRequests, SlateWorld
 from recjax.train.data.pipeline import whole_batch
+from recjax.train.data.sources import SOURCES, open_source
 
 TINY = dataclasses.replace(SLATES["cascade"], market=PRESETS["tiny"])
 ROUNDS = range(15, 20)
@@ -216,3 +217,33 @@ def test_requests_can_be_taken():
     part = requests.take(np.array([3, 1]))
     assert isinstance(part, SlateRequests) and len(part) == 2
     np.testing.assert_array_equal(part.candidate[1], requests.candidate[1])
+
+
+def test_candidates_hold_what_was_not_shown_too():
+    """Two views of one log: the same requests, labels where the slate was."""
+    world = world_of()
+    slates = slate_log.load(world, name="x", slates=200)
+    every = slate_log.load(world, name="x", slates=200, view="candidates")
+    assert every.schema == slates.schema
+    shape = (200, world.preset.candidates)
+    assert every.train.candidate.shape == every.train.weight["click"].shape == shape
+    shown = every.train.weight["click"] > 0
+    assert (shown.sum(axis=1) == world.preset.slots).all()
+    for r in range(200):
+        position = {item: n for n, item in enumerate(every.train.candidate[r])}
+        at = [position[item] for item in slates.train.candidate[r]]
+        assert set(at) == set(np.flatnonzero(shown[r]))
+        for task in ("click", "purchase"):
+            np.testing.assert_array_equal(
+                every.train.label[task][r, at], slates.train.label[task][r]
+            )
+            assert not every.train.label[task][r][~shown[r]].any()
+    # Upstream order: the ranks are 1, 2, 3, ... in every request.
+    rank = every.train.shown["rank"]
+    np.testing.assert_array_equal(rank, np.broadcast_to(rank[:1], rank.shape))
+
+
+def test_sources_of_slates_are_known():
+    with pytest.raises(ValueError, match="Unknown preset of slates 'none'; choose from cascade"):
+        open_source("slates:none")
+    assert {"slates[:PRESET]", "candidates[:PRESET]"} <= set(SOURCES)

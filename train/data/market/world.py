@@ -175,7 +175,9 @@ class World:
         category = self.category[candidates]
         taste = self.taste[user[:, None], category]
         style = self.style[candidates]
-        match = sum(taste[..., k] * style[..., k] for k in range(self.preset.style_dims))
+        match = np.asarray(
+            sum(taste[..., k] * style[..., k] for k in range(self.preset.style_dims))
+        )
         distance = np.abs(self.relative_price[candidates] - self.level[user[:, None], category])
         hot = (self.hot[round, user][:, None] == category).astype(float)
         return match, distance, self.affinity[user[:, None], category], hot
