@@ -20,10 +20,8 @@ import numpy as np
 from ..zoo.rerank import deltas, last
 from ..zoo.rerank.last import PRESETS, Chosen, Generator
 from ..zoo.rerank.rewards import Evaluators, judge_of
-from . import slates
+from . import last_cost, last_drift, last_rivals, slates
 from .cases import choose
-from .last_cost import cost
-from .last_drift import drift
 from .results import Row
 from .slates import STRONG, WEAK, Asked, Trained, serve, worth_of
 
@@ -319,30 +317,38 @@ CASES = (
         "no context",
         methods(dataclasses.replace(STRONG, preset="no_context", logs=200_000, steps=800)),
     ),
-    Case("drift", drift),
-    Case("cost", cost),
+    Case("rivals", last_rivals.rivals),
+    Case("drift", last_drift.drift),
+    Case("cost", last_cost.cost),
 )
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """What evaluators say of the best of ever more draws, and what is true, as a PNG."""
+    """A picture of every case that has one, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    found = {(row.case, row.method, row.metric): row.value for row in rows}
-    cases = [f"{case.name}, trust" for case in CASES]
-    cases = [case for case in cases if (case, "best of 1", "said") in found]
-    if not cases:
-        return
-    figure = Figure(figsize=(4 * len(cases), 3.5), layout="constrained")
+    panels = [(f"{case.name}, trust", _draw_trust) for case in CASES]
+    panels += [("drift", last_drift.draw), ("cost", last_cost.draw)]
+    there = {row.case for row in rows}
+    panels = [(case, panel) for case, panel in panels if case in there]
+    figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
     FigureCanvasAgg(figure)
-    counts = [2**k for k in range(8)]
-    for axes, case in zip(figure.subplots(1, len(cases), squeeze=False)[0], cases, strict=True):
-        for metric in ("said", "true utility"):
-            values = [found[case, f"best of {count}", metric] for count in counts]
-            axes.plot(counts, values, "o-", label=metric)
-        axes.set(xscale="log", xlabel="draws", ylabel="clicks per slate", title=case)
-        axes.legend()
+    for axes, (case, panel) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    ):
+        panel(axes, case, rows)
     aside = path.with_name("partial-" + path.name)
     figure.savefig(aside, dpi=120)
     aside.rename(path)
+
+
+def _draw_trust(axes: Any, case: str, rows: list[Row]) -> None:
+    """What evaluators say of the best of ever more draws, and what is true."""
+    found = {(row.method, row.metric): row.value for row in rows if row.case == case}
+    counts = [2**k for k in range(8)]
+    for metric in ("said", "true utility"):
+        values = [found[f"best of {count}", metric] for count in counts]
+        axes.plot(counts, values, "o-", label=metric)
+    axes.set(xscale="log", xlabel="draws", ylabel="clicks per slate", title=case)
+    axes.legend()

@@ -21,7 +21,6 @@ from ..zoo.rerank.last import Generator
 from ..zoo.rerank.rewards import Evaluators
 from .results import Row
 
-METRICS = ["ms", "p99 ms", "requests/s", "times best of S + 3 draws"]
 REQUESTS = 64
 REPEATS = 15
 STEPS = (0, 4, 8, 16, 32)
@@ -58,6 +57,20 @@ def cost(name: str, seeds: int) -> list[Row]:
         ratios = [mine / theirs for mine, theirs in pairs]
         rows.append(Row.of(name, f"LAST, S = {count}", "times best of S + 3 draws", ratios))
     return rows
+
+
+def draw(axes: Any, case: str, rows: list[Row]) -> None:
+    """Latency against S and T."""
+    found = {row.method: row.value for row in rows if row.case == case and row.metric == "ms"}
+    for label, form, counts in (
+        ("LAST, parallel, against S", "LAST, S = {}", STEPS[1:]),
+        ("best of S + 3 draws, against S", "best of {} draws", STEPS[1:]),
+        ("LAST, serial, against T", "LAST, serial, T = {}", ROUNDS),
+    ):
+        shift = 3 if "draws" in form else 0
+        axes.plot(counts, [found[form.format(n + shift)] for n in counts], "o-", label=label)
+    axes.set(xlabel="S or T", ylabel=f"ms for {REQUESTS} requests", ylim=(0, None), title=case)
+    axes.legend()
 
 
 def setting(requests: int) -> tuple[Generator, Evaluators, dict[str, Any]]:

@@ -29,11 +29,10 @@ from . import slates
 from .results import Row
 from .slates import ONCE, Asked, Regime, serve
 
-METRICS = ["true utility", "gain", "standard errors"]
 HOURS, EACH, DELAY = 48, 3, 6
 PER_DAY = 4000
 REGIME = Regime(preset="drift", logs=200_000, evaluators=2, settings=ONCE, steps=800)
-STALE, WITH_LAST, ONLINE, BOTH = "stale", "stale + LAST", "online", "online + LAST"
+WAYS = STALE, WITH_LAST, ONLINE, BOTH = "stale", "stale + LAST", "online", "online + LAST"
 _AT_ONCE, _PASSES, _ACTOR_STEPS = 128, 3, 8
 _LEARNING = Settings(schedule="constant", learning_rate=1e-3, table_learning_rate=5e-3)
 
@@ -53,25 +52,44 @@ def drift(name: str, seeds: int) -> list[Row]:
         found.append(_lived(seed))
     rows = []
     for hour in found[0]:
-        for method in (STALE, WITH_LAST, ONLINE, BOTH):
-            worth = np.concatenate([one[hour][method] for one in found])
-            rows.append(_interval(name, f"{method}, hour {hour}", "true utility", worth))
-            stale = np.concatenate([one[hour][STALE] for one in found])
-            if method != STALE:
-                rows.append(_interval(name, f"{method}, hour {hour}", "gain", worth - stale))
-    before = [hour for hour in found[0] if hour < DELAY]
+        stale = np.concatenate([one[hour][STALE] for one in found])
+        for way in WAYS:
+            worth = np.concatenate([one[hour][way] for one in found])
+            rows.append(_interval(name, f"{way}, hour {hour}", "clicks per slate", worth))
+            if way != STALE:
+                rows.append(_interval(name, f"{way}, hour {hour}", "above stale", worth - stale))
     for what, hours in (
-        ("before any feedback", before),
-        ("the second day", [h for h in found[0] if h >= 24]),
+        ("before any feedback", [hour for hour in found[0] if hour < DELAY]),
+        ("the second day", [hour for hour in found[0] if hour >= 24]),
     ):
-        for method in (WITH_LAST, ONLINE, BOTH):
-            pairs = [(one[h][method], one[h][STALE]) for one in found for h in hours]
+        for way in WAYS[1:]:
+            pairs = [(one[hour][way], one[hour][STALE]) for one in found for hour in hours]
             gain = np.concatenate([mine - theirs for mine, theirs in pairs])
             error = gain.std() / np.sqrt(len(gain))
-            rows.append(_interval(name, f"{method}, {what}", "gain", gain))
+            rows.append(_interval(name, f"{way}, {what}", "gain over stale", gain))
             ratio = float(gain.mean() / error) if error else 0.0
-            rows.append(Row.of(name, f"{method}, {what}", "standard errors", [ratio]))
+            rows.append(Row.of(name, f"{way}, {what}", "in standard errors", [ratio]))
     return rows
+
+
+def draw(axes: Any, case: str, rows: list[Row]) -> None:
+    """How far above the stale generator each way is, hour by hour, with 95 % intervals."""
+    for number, way in enumerate(WAYS[1:]):
+        found = {
+            int(row.method.rpartition(" ")[2]): row
+            for row in rows
+            if row.case == case
+            and row.metric == "above stale"
+            and row.method.startswith(f"{way}, hour ")
+        }
+        hours = sorted(found)
+        low, high = ([getattr(found[h], end) for h in hours] for end in ("low", "high"))
+        axes.plot(hours, [found[h].value for h in hours], color=f"C{number}", label=way)
+        axes.fill_between(hours, low, high, color=f"C{number}", alpha=0.2)
+    axes.axhline(0, color="gray", linewidth=0.8)
+    axes.axvline(EACH + DELAY, color="gray", linestyle=":")
+    axes.set(xlabel="hours since the jump", ylabel="clicks per slate above stale", title=case)
+    axes.legend()
 
 
 def _interval(case: str, method: str, metric: str, values: np.ndarray) -> Row:

@@ -119,12 +119,13 @@ def train_evaluators(
         )
         config = evaluator.Config(schema=data.schema)
         settings = dataclasses.replace(regime.settings, seed=regime.evaluators * seed + member)
-        found.append(_fitted(evaluator, config, data, settings))
+        found.append(fitted(evaluator, config, data, settings))
     assert data is not None
     return data, Evaluators(found, config, worth)
 
 
-def _fitted(module: Any, config: Any, data: Dataset, settings: Settings) -> Variables:
+def fitted(module: Any, config: Any, data: Dataset, settings: Settings) -> Variables:
+    """The best variables of a training."""
     with tempfile.TemporaryDirectory() as folder:
         fit(module, config, data, settings, Path(folder) / "run", quiet=True)
         like = jax.eval_shape(lambda key: module.init(key, config), jax.random.key(0))

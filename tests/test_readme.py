@@ -67,9 +67,12 @@ def test_tables_name_units_once():
 
 def test_every_model_stands_in_the_table():
     from recjax.zoo import MODELS
+    from recjax.zoo.rerank import GENERATORS, RERANKERS
 
     for name in MODELS:
         assert f"[`{name}`](zoo/{name}.py)" in TEXT
+    for name in (*RERANKERS, *GENERATORS, "last"):
+        assert f"[`{name}`](zoo/rerank/{name}.py)" in TEXT
 
 
 def test_evidence_exists():

@@ -247,3 +247,31 @@ def test_sources_of_slates_are_known():
     with pytest.raises(ValueError, match="Unknown preset of slates 'none'; choose from cascade"):
         open_source("slates:none")
     assert {"slates[:PRESET]", "candidates[:PRESET]"} <= set(SOURCES)
+
+
+def planted(world, **columns):
+    """One request of the world with these columns of its candidates."""
+    one = asked(world, 1)
+    width = len(next(iter(columns.values())))
+    cut = small(world, one, width)
+    return dataclasses.replace(cut, **{k: np.array([v]) for k, v in columns.items()})
+
+
+def test_the_odd_one_in_the_middle_is_liked_more():
+    """Three bottles alike but for their price: the cheap one stands out between dear ones."""
+    world = world_of("pbm")
+    request = planted(world, base=[0.0] * 3, category=[1, 2, 3], price=[1.0, -1.0, 1.0])
+    middle = world.click_probability(request, np.array([[0, 1, 2]]))[0, 1]
+    alike = planted(world, base=[0.0] * 3, category=[1, 2, 3], price=[-1.0] * 3)
+    assert middle > 1.3 * world.click_probability(alike, np.array([[0, 1, 2]]))[0, 1]
+
+
+def test_two_of_three_make_six_slates():
+    """The best of them by name, where the second item of a kind is liked less."""
+    world = world_of()
+    request = planted(world, base=[0.5, 0.4, 0.2], category=[1, 1, 2], price=[0.0] * 3)
+    slates = list(itertools.permutations(range(3), 2))
+    worth = world.worth(request, np.array([slates])).clicks[0]
+    assert len(slates) == 6
+    assert slates[int(worth.argmax())] == (0, 2)
+    np.testing.assert_array_equal(world.exact_oracle(request, 2), [[0, 2]])
