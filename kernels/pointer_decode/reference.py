@@ -12,8 +12,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from .._axes import all_vary, varying
 from .._mask import normalized
-from .noise import gumbel
-from .rules import Rules, allowed
+from .rules import Rules
+from .turn import Left, drawn, fill, given
 
 Context = Literal["softmax", "raw"]
 
@@ -76,19 +76,7 @@ def pointer_decode(
 ) -> Decoded:
     """See `api.pointer_decode`."""
     lanes = _Lanes.of(request, weights, mask, direction, steps)
-    lead, count = lanes.request.rows.shape[:2], mask.shape[1]
-
-    def choose(scores, slot):
-        if noise is None:
-            noisy = scores
-        elif noise.ndim == 1:
-            noisy = scores + gumbel(noise, lead[1], slot, slots, count)
-        else:
-            given = jax.lax.dynamic_index_in_dim(noise, slot, 2, keepdims=False)
-            noisy = scores + given.astype(jnp.float32)
-        return jnp.argmax(jnp.where(jnp.isfinite(scores), noisy, -jnp.inf), axis=-1)
-
-    return _decode(lanes, mask, rules, choose, slots, temperature, context)
+    return _decode(lanes, mask, rules, drawn(noise, slots), slots, temperature, context)
 
 
 def pointer_log_probability(
@@ -103,8 +91,7 @@ def pointer_log_probability(
 ) -> Float[Array, "R S M"]:
     """See `api.pointer_log_probability`."""
     lanes = _Lanes.of(request, weights, mask, None, jnp.zeros(order.shape[1]))
-    choose = lambda scores, slot: jax.lax.dynamic_index_in_dim(order, slot, 2, keepdims=False)
-    found = _decode(lanes, mask, rules, choose, order.shape[2], temperature, context)
+    found = _decode(lanes, mask, rules, given(order), order.shape[2], temperature, context)
     return found.log_probability
 
 
@@ -142,11 +129,14 @@ class _Lanes(NamedTuple):
 
         request = _real(request, mask)
         whole = weights.bias.ndim == 1
-        weights = jax.tree.map(lambda x: x.astype(jnp.float32)[None] if whole else x, weights)
+        float32 = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+        weights = float32(weights)
+        if whole:
+            weights = jax.tree.map(lambda x: x[None], weights)
         if direction is None:
             return cls(jax.tree.map(along, request), weights, None, steps)
         lanes = jax.tree.map(along, request, _real(direction.request, mask))
-        return cls(lanes, weights, direction.weights, steps)
+        return cls(lanes, weights, float32(direction.weights), steps)
 
     def times(self, x: Float[Array, "R S H"], name: str) -> Float[Array, "R S W"]:
         """x W of each lane; a W of several heads stands side by side."""
@@ -171,39 +161,30 @@ class _Lanes(NamedTuple):
 
 def _decode(lanes, mask, rules, choose, slots, temperature, context):
     lead = lanes.request.rows.shape[:2]
-    free = jnp.broadcast_to(mask[:, None], (*lead, mask.shape[1]))
-    real, heads = free[:, :, None], lanes.weights.score.shape[1]  # Attention sees the chosen too.
+    heads = lanes.weights.score.shape[1]
     query_bias, score_of = lanes.vector("query_bias"), lanes.vector("score")
     bias = lanes.vector("bias")
 
     def body(carry, slot):
-        hidden, gates, free, order = carry
+        hidden, gates, left = carry
         hidden = _gru(hidden, gates + bias, lanes.times(hidden, "recurrent"))
         query = lanes.times(hidden, "query").reshape(*lead, heads, -1) + query_bias
         # (R, S, h, N): how each head likes each candidate.
         score = jnp.tanh(lanes.request.keys + query[:, :, :, None])
         score = (score * score_of[:, :, :, None]).sum(axis=-1)
-        fine = free if rules is None else allowed(rules, free, order, slot)
-        scaled = jnp.where(fine, score.mean(axis=2) / temperature, -jnp.inf)
-        some = fine.any(axis=-1)
-        chosen = jnp.where(some, choose(scaled, slot), -1).astype(jnp.int32)
-        picked = jax.nn.one_hot(chosen, free.shape[-1], dtype=bool)
-        total = jax.nn.logsumexp(jnp.where(some[..., None], scaled, 0.0), axis=-1)
-        mine = jnp.where(picked, scaled, 0.0).sum(axis=-1)
-        log_probability = jnp.where(chosen >= 0, mine - total, 0.0)
-
+        turn = fill(score.mean(axis=2) / temperature, left, slot, rules, choose)
+        # Attention sees what was chosen too.
         weight = normalized(score, real, "softmax" if context == "softmax" else "none")
         gates = jnp.einsum("rsfn,rsfng->rsg", weight, lanes.request.context)
-        gates += jnp.where(picked[..., None], lanes.request.rows, 0.0).sum(axis=2)
-        order = jax.lax.dynamic_update_index_in_dim(order, chosen, slot, 2)
-        return (hidden, gates, free & ~picked, order), log_probability
+        gates += jnp.where(turn.picked[..., None], lanes.request.rows, 0.0).sum(axis=2)
+        return (hidden, gates, turn.left), turn.log_probability
 
     start = jnp.zeros((*lead, lanes.request.rows.shape[-1]), jnp.float32)
-    empty = jnp.full((*lead, slots), -1, jnp.int32)
-    carry = (lanes.request.state, start, free, empty)
-    carry = all_vary(carry, varying((lanes, mask)))
-    (*_, order), logp = jax.lax.scan(body, carry, jnp.arange(slots))
-    return Decoded(order, jnp.moveaxis(logp, 0, 2))
+    left = Left.all_of(mask, lead[1], slots)
+    real = left.free[:, :, None]
+    carry = all_vary((lanes.request.state, start, left), varying((lanes, mask)))
+    (_, _, left), logp = jax.lax.scan(body, carry, jnp.arange(slots))
+    return Decoded(left.order, jnp.moveaxis(logp, 0, 2))
 
 
 def _gru(hidden, x, h):

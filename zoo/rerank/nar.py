@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
-from ...kernels.pointer_decode import Decoded, Rules, allowed, gumbel
+from ...kernels.pointer_decode import Choose, Decoded, Left, Rules, drawn, fill, given
 from ..checks import require_positive, require_probability
 from ..contract import Aux, Batch, Requirements, Slate, Variables
 from ..embeddings import (
@@ -129,18 +129,7 @@ def decode(
     del variables, config  # All of them went into the encoding.
     steps = jnp.zeros(1) if steps is None else steps
     scores = _scores(encoded, direction, steps) / temperature
-
-    def choose(scores, slot):
-        if noise is None:
-            noisy = scores
-        elif noise.ndim == 1:
-            noisy = scores + gumbel(noise, scores.shape[1], slot, slots, scores.shape[2])
-        else:
-            noisy = scores + jax.lax.dynamic_index_in_dim(noise, slot, 2, keepdims=False)
-        return jnp.argmax(jnp.where(jnp.isfinite(scores), noisy, -jnp.inf), axis=-1)
-
-    slots = scores.shape[2]
-    return in_turn(scores, encoded.mask, encoded.rules, choose)
+    return in_turn(scores, encoded, drawn(noise, scores.shape[2]))
 
 
 def log_probability(
@@ -149,8 +138,7 @@ def log_probability(
     """log pi of every choice of given slates. Pure, and differentiable by `encoded` too."""
     del variables, config
     scores = _scores(encoded, None, jnp.zeros(order.shape[1]))
-    choose = lambda _, slot: jax.lax.dynamic_index_in_dim(order, slot, 2, keepdims=False)
-    return in_turn(scores, encoded.mask, encoded.rules, choose).log_probability
+    return in_turn(scores, encoded, given(order)).log_probability
 
 
 def loss(
@@ -215,36 +203,17 @@ class Block(nn.Module):
         return nn.LayerNorm()(h + fed)
 
 
-def in_turn(
-    scores: Float[Array, "B S M N"],
-    mask: Bool[Array, "B N"],
-    rules: Rules | None,
-    choose,
-) -> Decoded:
-    """Slots filled one after the other by `choose(scores (B, S, N), slot)`.
+def in_turn(scores: Float[Array, "B S M N"], encoded: Encoded, choose: Choose) -> Decoded:
+    """Slots filled one after the other."""
 
-    The scores of what may not be chosen are -inf; a slot that nothing may fill holds -1, and its
-    log probability is 0.
-    """
-    size, lanes, slots, count = scores.shape
-
-    def body(carry, slot):
-        free, order = carry
-        fine = free if rules is None else allowed(rules, free, order, slot)
+    def body(left, slot):
         mine = jax.lax.dynamic_index_in_dim(scores, slot, 2, keepdims=False)
-        mine = jnp.where(fine, mine, -jnp.inf)
-        some = fine.any(axis=-1)
-        chosen = jnp.where(some, choose(mine, slot), -1).astype(jnp.int32)
-        picked = jax.nn.one_hot(chosen, count, dtype=bool)
-        total = jax.nn.logsumexp(jnp.where(some[..., None], mine, 0.0), axis=-1)
-        logp = jnp.where(picked, mine, 0.0).sum(axis=-1) - total
-        order = jax.lax.dynamic_update_index_in_dim(order, chosen, slot, 2)
-        return (free & ~picked, order), jnp.where(chosen >= 0, logp, 0.0)
+        turn = fill(mine, left, slot, encoded.rules, choose)
+        return turn.left, turn.log_probability
 
-    free = jnp.broadcast_to(mask[:, None], (size, lanes, count))
-    empty = jnp.full((size, lanes, slots), -1, jnp.int32)
-    (_, order), logp = jax.lax.scan(body, (free, empty), jnp.arange(slots))
-    return Decoded(order, jnp.moveaxis(logp, 0, 2))
+    left = Left.all_of(encoded.mask, *scores.shape[1:3])
+    left, logp = jax.lax.scan(body, left, jnp.arange(scores.shape[2]))
+    return Decoded(left.order, jnp.moveaxis(logp, 0, 2))
 
 
 def _scores(encoded, direction, steps):
