@@ -22,7 +22,7 @@ from ..zoo.rerank.rewards import Evaluators
 from .results import Row
 
 REQUESTS = 64
-REPEATS = 15
+REPEATS = 100
 STEPS = (0, 4, 8, 16, 32)
 ROUNDS = (1, 2, 4, 8)
 

@@ -31,7 +31,7 @@ from .slates import ONCE, Asked, Regime, serve
 
 HOURS, EACH, DELAY = 48, 3, 6
 PER_DAY = 4000
-REGIME = Regime(preset="drift", logs=200_000, evaluators=2, settings=ONCE, steps=800)
+REGIME = Regime(preset="drift", logs=100_000, evaluators=2, settings=ONCE, steps=600)
 WAYS = STALE, WITH_LAST, ONLINE, BOTH = "stale", "stale + LAST", "online", "online + LAST"
 _AT_ONCE, _PASSES, _ACTOR_STEPS = 128, 3, 8
 _LEARNING = Settings(schedule="constant", learning_rate=1e-3, table_learning_rate=5e-3)
@@ -59,7 +59,7 @@ def drift(name: str, seeds: int) -> list[Row]:
             if way != STALE:
                 rows.append(_interval(name, f"{way}, hour {hour}", "above stale", worth - stale))
     for what, hours in (
-        ("before any feedback", [hour for hour in found[0] if hour < DELAY]),
+        ("before any feedback", [hour for hour in found[0] if hour < EACH + DELAY]),
         ("the second day", [hour for hour in found[0] if hour >= 24]),
     ):
         for way in WAYS[1:]:
@@ -198,7 +198,8 @@ class _Learner:
         feedback = self._world.feedback(self._rng, hour.truth, order)
         shown = slate_log.to_requests(self._world, hour.truth, self._data.row_maps, order=order)
         shown.label["click"] = feedback.clicked.astype(np.float32)
-        shown.label["purchase"] = feedback.bought.astype(np.float32)
+        bought = feedback.bought & (feedback.delay <= DELAY)
+        shown.label["purchase"] = bought.astype(np.float32)
         asked = slate_log.to_requests(self._world, hour.truth, self._data.row_maps)
         self._waiting.append(_Waiting(hour.start + EACH + DELAY, shown, asked))
 

@@ -54,6 +54,7 @@ def predict(
         requirements=model.requirements(config),
     )
     for batch in batches:
+        batch = {**batch, **even_preferences(model, config, len(batch["candidate_mask"]))}
         output = score(variables, served(batch))
         if isinstance(output, Slate):
             parts.append({config.schema.tasks[0]: _places(output, batch["candidate_mask"].shape)})
@@ -75,6 +76,14 @@ def predict(
                 "rates, or check dense inputs."
             )
     return logits
+
+
+def even_preferences(model: Model, config: Any, count: int) -> dict[str, np.ndarray]:
+    """All objectives alike, for models that want to be told; nothing for others."""
+    objectives = model.requirements(config).preferences
+    if not objectives:
+        return {}
+    return {"preference": np.full((count, objectives), 1 / objectives, np.float32)}
 
 
 def _places(slate: Slate, shape: tuple[int, ...]) -> np.ndarray:

@@ -92,6 +92,9 @@ def train(
     folder = Path(out) if out is not None else run.free_folder(model, source)
     if model in GENERATORS:
         by = load_evaluators(evaluators)
+        known = run.outline(load_run(evaluators[0]).saved.row_maps)
+        if known != run.outline(dataset.row_maps):
+            raise run.RunError(f"{evaluators[0]} knows other ids than {source} has.")
         return folder, fit_generator(
             module, config, dataset, by, chosen, folder, name=model, source=source, quiet=quiet
         )

@@ -20,13 +20,13 @@ import numpy as np
 from ..zoo.contract import Batch, Variables, served
 from ..zoo.rerank import generator as generators
 from ..zoo.rerank.last import seeds_of
-from ..zoo.rerank.rewards import Evaluators, Judge, judge_of, upstream
+from ..zoo.rerank.rewards import Evaluators, Judge, judge_of, require_one_schema, upstream
 from . import checkpoints, run
 from .data import draws
 from .data.dataset import Dataset
 from .data.event_log import EventLog, Requests
 from .data.pipeline import evaluation_batches, fill_up, pulled_batch, whole_batch
-from .evaluation import evaluate
+from .evaluation import evaluate, even_preferences
 from .progress import Progress
 from .settings import Settings
 from .step import initial_state, make_step
@@ -42,13 +42,11 @@ class Objective:
 
     Attributes:
       baseline: "greedy" is the generator's own greedy slate, "upstream" the order that came.
-      whole: weight of what the whole slate gained, given to each slot beside its own gain.
-      temperature: of the draws.
+      whole: weight of what a slot of the slate gained on average, beside each one's own gain.
     """
 
     baseline: Baseline = "greedy"
     whole: float = 0.5
-    temperature: float = 1.0
 
     def __post_init__(self):
         if self.baseline not in get_args(Baseline):
@@ -115,9 +113,13 @@ class Actor:
         start: Variables | None = None,
     ):
         """See `train_generator`; a linear schedule ends with step `settings.steps`."""
-        if config.schema != by.config.schema:
-            lines = "; ".join(config.schema.differences(by.config.schema)) or "table sizes"
-            raise ValueError(f"Generator and evaluators must have one schema: {lines}.")
+        require_one_schema(config, by)
+        names = getattr(config, "preferences", ())
+        if names and np.shape(by.worth)[:1] + np.shape(by.worth)[2:] != (len(names),):
+            raise ValueError(
+                f"Evaluators.worth must have a row for each of the preferences "
+                f"{', '.join(names)}, got {by.worth}."
+            )
         objective = objective or Objective()
         self._config, self._log, self._seed = config, log, settings.seed
         self._judges = list(by.variables)
@@ -257,8 +259,7 @@ def _opinion(
         config.schema, dataset.log, requests, batch_size=_JUDGED_AT_ONCE, history=1
     ):
         real = batch["candidate_mask"].any(axis=1)
-        more = _preferences(config, len(real), 0, len(found))
-        batch = {**served(batch), **more}
+        batch = {**served(batch), **even_preferences(module, config, len(real))}
         found.append(np.asarray(jitted(variables, list(by.variables), batch))[real])
     mine, theirs = np.concatenate(found).mean(axis=0)
     return {"evaluator_score": float(mine), "upstream_evaluator_score": float(theirs)}
@@ -276,9 +277,7 @@ def explore(
     """A drawn slate per request, what each slot gained, and what slates gained on average."""
     encoded = module.encode(variables, config, batch)
     seeds = seeds_of(key, encoded.mask.shape[0])
-    drawn = module.decode(
-        variables, config, encoded, noise=seeds, temperature=objective.temperature
-    ).order
+    drawn = module.decode(variables, config, encoded, noise=seeds).order
     if objective.baseline == "greedy":
         other = module.decode(variables, config, encoded).order
     else:

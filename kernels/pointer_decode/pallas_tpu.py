@@ -19,9 +19,10 @@ from .. import _tpu
 from .._dispatch import Kernel, no_backward
 from .._mask import normalized
 from .limits import MAX_CANDIDATES, refusal
-from .noise import of_counter
+from .noise import STRIDE, of_counter
 from .reference import Context, Decoded, Direction, Request, Weights
 from .rules import Rules
+from .turn import LAST
 
 BLOCK = _tpu.SUBLANES  # Lanes at a time.
 
@@ -169,14 +170,15 @@ def _kernel(candidates, temperature, context, arguments, order, log_probability,
             weight = normalized(liked, real, "softmax" if context == "softmax" else "none")
             gates += of_lanes("context", weight[:, :candidates], f)
         able = free > 0
-        logit = jnp.where(able, total / (heads * temperature), -jnp.inf)
+        total = jnp.where(jnp.abs(total) < jnp.inf, total / (heads * temperature), LAST)
+        logit = jnp.where(able, total, -jnp.inf)
         noisy = logit
         if noise is not None and noise.ndim == 3:
-            counter = ((rows * slots + t) * candidates + columns).astype(jnp.uint32)
+            counter = ((rows * slots + t) * STRIDE + columns).astype(jnp.uint32)
             noisy = logit + of_counter(noise[0], counter)
         elif noise is not None:
             noisy = logit + single(noise[0, t])
-        noisy = jnp.where(jnp.abs(logit) < jnp.inf, noisy, -jnp.inf)
+        noisy = jnp.where(able, noisy, -jnp.inf)
         best = noisy == jnp.max(noisy, axis=1, keepdims=True)
         first = jnp.min(jnp.where(best, columns, MAX_CANDIDATES), axis=1, keepdims=True)
         some = jnp.max(free, axis=1, keepdims=True) > 0

@@ -27,6 +27,8 @@ class Quota(NamedTuple):
     """At least `least` and at most `most` slots for the members.
 
     The last slots are kept for members as soon as they are needed, for as long as there are some.
+    Quotas that have no members in common are kept together, as far as there are slots; what other
+    rules forbid may leave less than `least`.
     """
 
     member: Bool[Array, "R N"]
@@ -35,7 +37,7 @@ class Quota(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """All rules hold at once. Quotas that need the same slots share them."""
+    """All rules hold at once."""
 
     scatters: tuple[Scatter, ...] = ()
     quotas: tuple[Quota, ...] = ()
@@ -55,12 +57,13 @@ def allowed(
         # (R, S, M, N): whether candidate n is of the kind of what stands in slot m.
         alike = scatter.same[rows, at] & near(scatter.window)[..., None]
         fine &= alike.sum(axis=2) < scatter.most
-    left = slots - slot
+    needed, wanted = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
     for quota in rules.quotas:
         used = (quota.member[rows, at] & filled).sum(axis=-1)[..., None]
         member = quota.member[:, None]
         fine &= ~member | (used < quota.most)
-        # Others must leave as many slots as members still need; those that exist, that is.
+        # What there still is of what is needed.
         need = jnp.minimum(quota.least - used, (free & member).sum(axis=-1, keepdims=True))
-        fine &= member | (need < left)
-    return fine
+        needed, wanted = needed + jnp.maximum(need, 0), wanted | (member & (need > 0))
+    # Whatever helps no quota must leave them as many slots as they still need.
+    return fine & (wanted | (needed < slots - slot)) if rules.quotas else fine

@@ -16,10 +16,14 @@ import triton
 import triton.language as tl
 
 from . import noise as _noise
+from . import turn as _turn
 
 NEVER = tl.constexpr(-2.0e38)
+LAST = tl.constexpr(_turn.LAST)
 ROWS = tl.constexpr(16)
-STEP, FIRST, SECOND = (tl.constexpr(x) for x in (_noise.STEP, _noise.FIRST, _noise.SECOND))
+STEP, FIRST, SECOND, STRIDE = (
+    tl.constexpr(x) for x in (_noise.STEP, _noise.FIRST, _noise.SECOND, _noise.STRIDE)
+)
 
 
 @triton.jit
@@ -73,15 +77,16 @@ def decode(
             at += H
             new += _found(weight, context, to_context, at, unit, row, step, N, H, MOVED, PREC)
         slot = (r * S + s) * M + t
-        logit = tl.where(free, total * SCALE, float("-inf"))
+        total = tl.where(tl.abs(total) < float("inf"), total * SCALE, LAST)
+        logit = tl.where(free, total, float("-inf"))
         noisy = logit
         if NOISE == "given":
             at, there = slot[:, None] * N + n[None, :], inside[:, None] & (n < N)[None, :]
             noisy = logit + tl.load(noise + at, mask=there, other=0.0).to(tl.float32)
         elif NOISE == "seeded":
-            counter = (s * M + t)[:, None] * N + n[None, :]
+            counter = (s * M + t)[:, None] * STRIDE + n[None, :]
             noisy = logit + _gumbel(tl.load(noise + r), counter.to(tl.uint32))
-        noisy = tl.where(tl.abs(logit) < float("inf"), noisy, float("-inf"))
+        noisy = tl.where(free, noisy, float("-inf"))
         some = tl.max(free.to(tl.int32), 1) > 0
         chosen = tl.where(some, tl.argmax(noisy, 1), -1)
         picked = n[None, :] == chosen[:, None]
@@ -191,8 +196,8 @@ def _tanh(x):
 @triton.jit
 def _gumbel(seed, counter):
     """See `noise.of_counter`."""
-    bits = _mixed(_mixed(counter * STEP + 1) ^ seed) >> 8
-    return -tl.log(-tl.log((bits.to(tl.float32) + 0.5) * (2.0**-24)))
+    bits = _mixed(_mixed(counter * STEP + 1) ^ seed) >> 9
+    return -tl.log(-tl.log((bits.to(tl.float32) + 0.5) * (2.0**-23)))
 
 
 @triton.jit

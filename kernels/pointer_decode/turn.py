@@ -17,6 +17,9 @@ from .rules import Rules, allowed
 Choose = Callable[[Array, Array], Array]
 
 
+LAST = -1e30  # The score of what has none.
+
+
 class Left(NamedTuple):
     """Candidates that are left, and the lists so far, -1 where a slot is empty."""
 
@@ -48,16 +51,20 @@ def fill(
 ) -> Turn:
     """What is chosen for `slot`, by the softmax over what is left and allowed.
 
-    Where that is nothing, the slot stays empty and its log probability is 0.
+    Where that is nothing, the slot stays empty and its log probability is 0. Scores that are no
+    numbers come last, so that broken ones never let in what may not be chosen.
     """
     free, order = left
     fine = free if rules is None else allowed(rules, free, order, slot)
+    scores = jnp.where(jnp.isfinite(scores), scores, LAST)
     scores = jnp.where(fine, scores, -jnp.inf)
     some = fine.any(axis=-1)
     chosen = jnp.where(some, choose(scores, slot), -1).astype(jnp.int32)
     picked = jax.nn.one_hot(chosen, free.shape[-1], dtype=bool)
     total = jax.nn.logsumexp(jnp.where(some[..., None], scores, 0.0), axis=-1)
     mine = jnp.where(picked, scores, 0.0).sum(axis=-1)
+    # A list may name what there is not.
+    mine = jnp.where(picked.any(axis=-1), mine, -jnp.inf)
     order = jax.lax.dynamic_update_index_in_dim(order, chosen, slot, 2)
     left = Left(free & ~picked, order)
     return Turn(left, picked, jnp.where(chosen >= 0, mine - total, 0.0))
@@ -76,7 +83,7 @@ def drawn(noise: Float[Array, "R S M N"] | UInt32[Array, " R"] | None, slots: in
         elif noise is not None:
             now = jax.lax.dynamic_index_in_dim(noise, slot, 2, keepdims=False)
             noisy = scores + now.astype(jnp.float32)
-        return jnp.argmax(jnp.where(jnp.isfinite(scores), noisy, -jnp.inf), axis=-1)
+        return jnp.argmax(jnp.where(scores > -jnp.inf, noisy, -jnp.inf), axis=-1)
 
     return choose
 

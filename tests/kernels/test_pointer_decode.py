@@ -256,6 +256,43 @@ def test_a_quota_takes_what_there_is():
     assert ((KIND[found] == 1).sum(axis=-1) == 2).all()
 
 
+def test_two_quotas_are_kept_together():
+    member = lambda kind: jnp.asarray(np.broadcast_to(KIND == kind, (3, 8)))
+    rules = Rules(quotas=(Quota(member(0), 2, 4), Quota(member(1), 2, 4)))
+    found, _ = ruled(rules, slots=4)
+    assert (found >= 0).all()
+    for kind in (0, 1):
+        assert ((KIND[found] == kind).sum(axis=-1) == 2).all()
+
+
+def test_broken_numbers_never_let_in_what_may_not_be():
+    """Scores of NaN or infinity come last; no candidate stands twice, no masked one at all."""
+    request, weights, _, _, _, _ = FEW.inputs()
+    mask = jnp.array([[False, True, True, True, True]] * 3)
+    broken = request.keys.at[:, :, 2].set(jnp.nan).at[:, :, 4].set(jnp.inf)
+    for implementation in (None, "reference"):
+        order = pointer_decode(
+            request._replace(keys=broken), weights, mask, slots=4, implementation=implementation
+        ).order
+        assert (np.sort(order[:, 0], axis=1) == [1, 2, 3, 4]).all()
+    everything = request._replace(keys=jnp.full_like(request.keys, jnp.nan))
+    assert pointer_decode(everything, weights, mask, slots=4).order[0, 0].tolist() == [1, 2, 3, 4]
+
+
+def test_noise_does_not_depend_on_padding():
+    seeds = jnp.array([5, 6], jnp.uint32)
+    np.testing.assert_array_equal(seeded(seeds, count=5), seeded(seeds, count=9)[..., :5])
+
+
+def test_noise_is_finite_whatever_the_bits():
+    """The hash runs over all counters; 2^22 of them hold the ends that matter."""
+    counters = jnp.arange(2**22, dtype=jnp.uint32)
+    drawn = noise.of_counter(jnp.uint32(0), counters)
+    assert jnp.isfinite(drawn).all()
+    top = (jnp.uint32(2**23 - 1).astype(jnp.float32) + 0.5) * jnp.float32(2**-23)
+    assert top < 1 and jnp.isfinite(-jnp.log(-jnp.log(top)))
+
+
 def test_a_step_of_zero_is_no_step():
     inputs = FEW.inputs()
     request, weights, mask, direction, _, _ = inputs
@@ -307,6 +344,8 @@ def test_lists_that_cannot_be_have_no_probability():
     request, weights, _, _, _, _ = FEW.inputs()
     mask = jnp.array([[True, True, True, False, True]] * 3)
     order = jnp.array([[[0, 0, 1]], [[3, 1, 2]], [[4, -1, 1]]], jnp.int32)
+    unknown = pointer_log_probability(request, weights, mask, order.at[2, 0, 2].set(9))
+    assert unknown[2, 0, 2] == -jnp.inf
     found = pointer_log_probability(request, weights, mask, order)[:, 0]
     np.testing.assert_array_equal(
         jnp.isfinite(found), [[True, False, True], [False, True, True], [True, True, True]]

@@ -141,10 +141,28 @@ def test_a_run_can_be_read_back(data, tmp_path):
     assert again["test"]["auc"] == results["test"]["auc"]
 
 
+def test_generators_with_preferences_are_judged_with_all_alike(data, tmp_path):
+    by = cheap(data, ((1.0, 0.0), (0.0, 1.0)))
+    results = fit_generator(
+        generator,
+        made(data, preferences=("clicks", "purchases")),
+        data,
+        by,
+        Settings(steps=2),
+        tmp_path / "run",
+        name="generator",
+        source="candidates:small",
+        quiet=True,
+    )
+    assert results["test"]["evaluator_score"] > 0
+
+
 def test_wrong_arguments_are_named(data, tmp_path):
     config, by = made(data), cheap(data)
     with pytest.raises(ValueError, match="steps must be >= 1 for a generator"):
         train_generator(config, data.log, requests_of(data), by, Settings(), quiet=True)
+    with pytest.raises(ValueError, match="worth must have a row for each of the preferences a, b"):
+        Actor(made(data, preferences=("a", "b")), data.log, by, Settings())
     other = dataclasses.replace(by.config, schema=data.schema.with_rows({"item": 7}))
     with pytest.raises(ValueError, match="must have one schema"):
         Actor(config, data.log, by._replace(config=other), Settings())

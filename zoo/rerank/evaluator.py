@@ -185,6 +185,7 @@ class Evaluator(nn.Module):
         embedded = Embedded(*(self.dropped(part, deterministic=not train) for part in embedded))
         mask = batch["candidate_mask"]
         x = tower_input(embedded, jnp.zeros((*mask.shape, 0)), product=False)
+        x = jnp.where(mask[..., None], x, 0.0)
         items = self._activate(self.encoder_norm(self.encoder(x)))
         return Encoded(
             items,

@@ -41,7 +41,14 @@ from ..checks import require_choice
 from ..contract import Batch, Variables
 from . import deltas
 from . import generator as generators
-from .rewards import Evaluators, Judge, judge_of, reward_to_go, upstream
+from .rewards import (
+    Evaluators,
+    Judge,
+    judge_of,
+    require_one_schema,
+    reward_to_go,
+    upstream,
+)
 
 
 def both_signs(count: int, smallest: float = 1.0, largest: float = 20.0) -> tuple[float, ...]:
@@ -136,7 +143,7 @@ def last_parallel(
 
     `seeds`, one per request, are for `config.sample`; see `seeds_of`.
     """
-    judge = judge_of(by, batch)
+    judge = _judge(generator, by, batch)
     encoded = generator.module.encode(generator.variables, generator.config, batch)
     greedy = _decode(generator, encoded).order
     if not config.steps:
@@ -180,7 +187,9 @@ def best_of(
     pessimism: float = 0.0,
 ) -> Chosen:
     """The best of the greedy slate and `count` drawn ones: what LAST has to beat ("multi-CMR")."""
-    judge = judge_of(by, batch)
+    if count < 0:
+        raise ValueError(f"count must be >= 0, got {count}.")
+    judge = _judge(generator, by, batch)
     encoded = generator.module.encode(generator.variables, generator.config, batch)
     tried = _decode(generator, encoded).order
     if count:
@@ -201,13 +210,13 @@ def last_serial(
 ) -> Chosen:
     """`rounds` steps of `step` percent down the loss, one after the other; the best slate seen.
 
-    Moves activations.
+    Moves activations; of `config` only how to normalise and to choose counts.
     """
     if rounds < 0:
         raise ValueError(f"rounds must be >= 0, got {rounds}.")
     if config.delta != "activations":
         raise ValueError("last_serial moves activations, got Config.delta 'parameters'.")
-    judge = judge_of(by, batch)
+    judge = _judge(generator, by, batch)
     first = generator.module.encode(generator.variables, generator.config, batch)
     moved = generator.module.MOVED
 
@@ -218,10 +227,11 @@ def last_serial(
         values = [x - step * getattr(way, n) for x, n in zip(values, moved, strict=True)]
         return values, order[:, 0]
 
-    # One more round than steps, whose own step is not used: it decodes where the last one led.
     start = [getattr(first, name) for name in moved]
-    _, tried = jax.lax.scan(body, start, length=rounds + 1)
-    return choose(jnp.moveaxis(tried, 0, 1), judge, config.pessimism)
+    values, tried = jax.lax.scan(body, start, length=rounds)
+    end = first._replace(**dict(zip(moved, values, strict=True)))
+    tried = jnp.concatenate([jnp.moveaxis(tried, 0, 1), _decode(generator, end).order], axis=1)
+    return choose(tried, judge, config.pessimism)
 
 
 def choose(tried: Int[Array, "B S M"], judge: Judge, pessimism: float = 0.0) -> Chosen:
@@ -233,6 +243,8 @@ def choose(tried: Int[Array, "B S M"], judge: Judge, pessimism: float = 0.0) -> 
     first. With one evaluator, or without pessimism, it is the slate of the highest score.
     """
     score = judge(tried).sum(axis=2)
+    if pessimism and score.shape[-1] < 2:
+        raise ValueError("Pessimism needs several evaluators, got one.")
     best = most_gained(score, pessimism)
     order = jnp.take_along_axis(tried, best[:, None, None], axis=1)[:, 0]
     return Chosen(order, tried, score, best)
@@ -241,7 +253,10 @@ def choose(tried: Int[Array, "B S M"], judge: Judge, pessimism: float = 0.0) -> 
 def most_gained(score: Float[Array, "B S E"], pessimism: float) -> Int[Array, " B"]:
     """Which of the slates `choose` shows."""
     gain = score - score[:, :1]
-    return jnp.argmax(gain.mean(axis=-1) - pessimism * gain.std(axis=-1), axis=1)
+    surely = gain.mean(axis=-1) - pessimism * gain.std(axis=-1)
+    # A score that is no number wins nothing, and the first slate is what there is without any.
+    surely = jnp.where(jnp.isfinite(surely), surely, -jnp.inf).at[:, 0].set(0.0)
+    return jnp.argmax(surely, axis=1)
 
 
 def seeds_of(key: PRNGKeyArray, count: int) -> UInt32[Array, " B"]:
@@ -267,6 +282,11 @@ def direction(
     if not hasattr(generator.module, "parts"):
         raise ValueError("This generator moves activations only, got Config.delta 'parameters'.")
     return deltas.parameters(generator, encoded, order, credit, config.normalize, config.parameters)
+
+
+def _judge(generator: Generator, by: Evaluators, batch: Batch) -> Judge:
+    require_one_schema(generator.config, by)
+    return judge_of(by, batch)
 
 
 def _decode(generator: Generator, encoded: Any, **options: Any):

@@ -127,8 +127,12 @@ def decode(
 ) -> Decoded:
     """One slate for every step along `direction`, greedy without noise. Pure."""
     del variables, config  # All of them went into the encoding.
+    if not 0 < temperature < jnp.inf:
+        raise ValueError(f"temperature must be > 0 and finite, got {temperature}.")
     steps = jnp.zeros(1) if steps is None else steps
     scores = _scores(encoded, direction, steps) / temperature
+    if noise is not None and noise.shape not in (scores.shape[:1], scores.shape):
+        raise ValueError(f"noise must have shape {scores.shape} or (B,), got {noise.shape}.")
     return in_turn(scores, encoded, drawn(noise, scores.shape[2]))
 
 

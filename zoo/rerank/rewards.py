@@ -72,6 +72,13 @@ def judge_of(by: Evaluators, batch: Batch) -> Judge:
     return judge
 
 
+def require_one_schema(config: Any, by: Evaluators) -> None:
+    """Raises ValueError unless a generator's schema is the evaluators': ids must mean the same."""
+    if config.schema != by.config.schema:
+        lines = "; ".join(config.schema.differences(by.config.schema)) or "table sizes"
+        raise ValueError(f"Generator and evaluators must have one schema: {lines}.")
+
+
 def _worth(by: Evaluators, batch: Batch) -> Float[Array, "B C"]:
     tasks = by.config.schema.tasks
     worth, count = jnp.array(by.worth, jnp.float32), len(tasks) + len(by.more)
@@ -81,7 +88,7 @@ def _worth(by: Evaluators, batch: Batch) -> Float[Array, "B C"]:
             f"{len(by.more)} more, got {by.worth}."
         )
     if worth.ndim == 2:
-        if "preference" not in batch or batch["preference"].shape[1] != len(worth):
+        if jnp.shape(batch.get("preference"))[1:] != (len(worth),):
             raise ValueError(f"A batch needs preference (B, {len(worth)}), one per row of worth.")
         return jnp.asarray(batch["preference"]) @ worth
     return jnp.broadcast_to(worth, (batch["candidate_mask"].shape[0], count))
@@ -108,6 +115,9 @@ def feature(field: str) -> Reward:
     """What a dense field of the candidate says: a price, a freshness, a flag."""
 
     def reward(batch: Batch, order: Int[Array, "B S M"]) -> Float[Array, "B S M"]:
+        if field not in batch["candidate"]:
+            names = ", ".join(batch["candidate"])
+            raise ValueError(f"A reward needs candidate field {field!r}, got {names}.")
         return at(jnp.asarray(batch["candidate"][field]), order)
 
     return reward

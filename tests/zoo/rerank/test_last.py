@@ -1,10 +1,12 @@
 """LAST: what it may change, what it must not, and what happens where there is nothing to do."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reranking import CONFIG, SCHEMA, evaluators_of, generator_of, requests
+from reranking import CONFIG, JUDGES, SCHEMA, evaluators_of, generator_of, requests
 
 from recjax.zoo.rerank import deltas, generator, last, rewards
 from testing import assert_close
@@ -294,7 +296,8 @@ def test_presets():
     assert last.PRESETS["official"].steps == (6.0, 7.0, 8.0, 9.0)
     assert last.PRESETS["default"] == last.Config()
     for config in last.PRESETS.values():
-        assert run(config=config, seeds=SEEDS).order.shape == (4, 3)
+        found = run(config=config, seeds=SEEDS, by=evaluators_of(2))
+        assert found.order.shape == (4, 3)
 
 
 def test_scores_are_sums_of_what_slots_are_worth():
@@ -307,3 +310,37 @@ def test_scores_are_sums_of_what_slots_are_worth():
     ]
     expected = [jax.nn.sigmoid(x) @ jnp.array([1.0, 0.5]) for x in logits]
     assert_close(each, np.stack(expected, axis=-1))
+
+
+def test_a_score_that_is_no_number_wins_nothing():
+    score = jnp.array(
+        [[[1.0, 1.0], [jnp.nan, 2.0], [1.5, 1.5]], [[1.0, 1.0], [jnp.inf, 0.0], [0.0, 0.0]]]
+    )
+    assert last.most_gained(score, 0.0).tolist() == [2, 0]
+    assert last.most_gained(jnp.full((1, 3, 2), jnp.nan), 1.0).tolist() == [0]
+
+
+def test_pessimism_needs_several_opinions():
+    with pytest.raises(ValueError, match="Pessimism needs several evaluators, got one"):
+        run(config=last.PRESETS["cautious"])
+
+
+def test_generator_and_evaluators_must_speak_of_the_same_ids():
+    other = dataclasses.replace(JUDGES, schema=SCHEMA.with_rows({"item": 7, "kind": 5}))
+    by = evaluators_of()._replace(config=other)
+    for explore in (
+        lambda: last.last_parallel(generator_of(), by, BATCH),
+        lambda: last.last_serial(generator_of(), by, BATCH, rounds=1),
+        lambda: last.best_of(generator_of(), by, BATCH, 2, seeds=SEEDS),
+    ):
+        with pytest.raises(ValueError, match="must have one schema: table sizes"):
+            explore()
+
+
+def test_masked_candidates_do_not_matter_where_slates_are_short():
+    batch = requests(batch=2, candidates=4)
+    batch["candidate_mask"][:] = [[False, True, False, False], [True, True, True, True]]
+    spoilt = jax.tree.map(np.copy, batch)
+    spoilt["candidate"]["price"][0, 0] = np.nan
+    for one, other in zip(run(batch), run(spoilt), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -166,3 +166,13 @@ def test_directions_leave_masks_alone():
 def test_config_rejects_nonsense(options, said):
     with pytest.raises(ValueError, match=said):
         dataclasses.replace(CONFIG, **options)
+
+
+def test_wrong_draws_are_named():
+    decode = lambda **options: nar.decode(made().variables, CONFIG, encoded(), **options)
+    with pytest.raises(ValueError, match="temperature must be > 0 and finite, got 0.0"):
+        decode(temperature=0.0)
+    with pytest.raises(
+        ValueError, match=r"noise must have shape \(4, 1, 3, 6\) or \(B,\), got \(1,\)"
+    ):
+        decode(noise=jnp.zeros(1, jnp.uint32))

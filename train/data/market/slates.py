@@ -329,7 +329,11 @@ class SlateWorld:
 
 
 def _gather(x, order):
-    """(R, ..., M) of x (R, N) at each request's order."""
+    """(R, ..., M) of x (R, N) at each request's order; no slot may be empty."""
+    if order.size and not 0 <= order.min() <= order.max() < x.shape[1]:
+        raise ValueError(
+            f"order must index candidates 0..{x.shape[1] - 1}, got {order.min()}..{order.max()}."
+        )
     flat = order.reshape(len(order), -1)
     return np.take_along_axis(x, flat, axis=1).reshape(order.shape)
 
