@@ -88,7 +88,7 @@ def _worth(by: Evaluators, batch: Batch) -> Float[Array, "B C"]:
             f"{len(by.more)} more, got {by.worth}."
         )
     if worth.ndim == 2:
-        if jnp.shape(batch.get("preference"))[1:] != (len(worth),):
+        if "preference" not in batch or jnp.shape(batch["preference"])[1:] != (len(worth),):
             raise ValueError(f"A batch needs preference (B, {len(worth)}), one per row of worth.")
         return jnp.asarray(batch["preference"]) @ worth
     return jnp.broadcast_to(worth, (batch["candidate_mask"].shape[0], count))
