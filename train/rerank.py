@@ -115,9 +115,9 @@ class Actor:
         """See `train_generator`; a linear schedule ends with step `settings.steps`."""
         require_one_schema(config, by)
         names = getattr(config, "preferences", ())
-        if names and np.shape(by.worth)[:1] + np.shape(by.worth)[2:] != (len(names),):
+        if names and (np.ndim(by.worth) != 2 or len(by.worth) != len(names)):
             raise ValueError(
-                f"Evaluators.worth must have a row for each of the preferences "
+                "Evaluators.worth must have a row for each of the preferences "
                 f"{', '.join(names)}, got {by.worth}."
             )
         objective = objective or Objective()
