@@ -25,11 +25,10 @@ from ..zoo.rerank.rewards import Evaluators, judge_of
 from . import last_cost, last_drift, last_rivals, slates
 from .cases import choose
 from .results import Row
-from .slates import STRONG, WEAK, Asked, Trained, serve, worth_of
+from .slates import STRONG, WEAK, Asked, Method, Trained, parallel, serve, steps, worth_of
 
 METRICS = ["evaluator score", "true utility", "gain", "s.e.", "recovered", "slates"]
 
-Method = Callable[..., Chosen]
 PESSIMISM = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)
 BUDGET = 8 + 3  # Draws that cost as much as eight steps along a gradient: it takes about three.
 
@@ -49,19 +48,6 @@ class Way:
     run: Method
     slates: int
     depth: int
-
-
-@functools.cache
-def steps(count: int, **options: Any) -> Method:
-    """LAST, parallel, of this many steps of both signs."""
-    config = last.Config(steps=last.both_signs(count), **options)
-    return parallel(config)
-
-
-@functools.cache
-def parallel(config: last.Config) -> Method:
-    """LAST, parallel."""
-    return lambda made, by, batch, seeds: last.last_parallel(made, by, batch, config, seeds=seeds)
 
 
 @functools.cache

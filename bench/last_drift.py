@@ -6,7 +6,7 @@ the generator from the newer evaluators; online with LAST. Feedback takes `DELAY
 the first hours nobody has any. The judge is the market.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import dataclasses
 import itertools
 from typing import Any, NamedTuple
@@ -22,8 +22,8 @@ from ..train.data.pipeline import fill_up, pulled_batch, whole_batch
 from ..train.rerank import Actor
 from ..train.settings import Settings
 from ..train.step import initial_state, make_step
-from ..zoo.rerank import evaluator, last
-from ..zoo.rerank.last import Chosen, Generator
+from ..zoo.rerank import evaluator
+from ..zoo.rerank.last import Generator
 from ..zoo.rerank.rewards import Evaluators
 from . import slates
 from .results import Row
@@ -146,15 +146,7 @@ def _asked(world: SlateWorld, data: Dataset, truth: SlateRequests) -> Asked:
 
 
 def _serve(made: Generator, by: Evaluators, asked: Asked, seed: int, *, steps: int) -> np.ndarray:
-    return serve(_methods[steps], made, by, asked, seed).order[: len(asked.truth)]
-
-
-def _method(steps: int) -> Callable[..., Chosen]:
-    config = last.Config(steps=last.both_signs(steps))
-    return lambda made, by, batch, seeds: last.last_parallel(made, by, batch, config, seeds=seeds)
-
-
-_methods = {steps: _method(steps) for steps in (0, 8)}
+    return serve(slates.steps(steps), made, by, asked, seed).order[: len(asked.truth)]
 
 
 @dataclasses.dataclass

@@ -4,7 +4,6 @@ PRM, DLCM and Seq2Slate learn from the clicks of what was shown; the two generat
 feedback from evaluators that saw as many logs. LAST moves either generator.
 """
 
-from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -16,7 +15,7 @@ from ..train.data.market.slates import SLATES, SlateWorld
 from ..train.rerank import train_generator
 from ..train.settings import Settings
 from ..zoo.contract import Slate
-from ..zoo.rerank import dlcm, last, nar, prm, seq2slate
+from ..zoo.rerank import dlcm, nar, prm, seq2slate
 from ..zoo.rerank.last import Generator
 from . import slates
 from .results import Row
@@ -60,7 +59,7 @@ def _judged(seed: int) -> dict[str, np.ndarray]:
     variables = train_generator(config, data.log, stream, by, settings, module=nar, quiet=True)
     made["nar"] = Generator(variables, config, nar)
     for kind, generator in made.items():
-        for label, method in (("one-shot", _METHODS[0]), ("LAST, S = 8", _METHODS[8])):
+        for label, method in (("one-shot", slates.steps(0)), ("LAST, S = 8", slates.steps(8))):
             chosen = slates.serve(method, generator, by, ask, seed)
             found[f"{kind}, {label}"] = worth(chosen.order)
     # As many logs as all evaluators saw, of requests and feedback of their own.
@@ -80,14 +79,6 @@ def _judged(seed: int) -> dict[str, np.ndarray]:
         found[kind] = worth(_sorted(module, config, variables, ask))
         print(f"  {kind}: {found[kind].mean():.4f}", flush=True)
     return found
-
-
-def _method(steps: int) -> Callable[..., Any]:
-    config = last.Config(steps=last.both_signs(steps))
-    return lambda made, by, batch, seeds: last.last_parallel(made, by, batch, config, seeds=seeds)
-
-
-_METHODS = {steps: _method(steps) for steps in (0, 8)}
 
 
 def _sorted(module: Any, config: Any, variables: Any, ask: slates.Asked) -> np.ndarray:

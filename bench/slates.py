@@ -26,7 +26,7 @@ from ..train.loop import fit
 from ..train.rerank import train_generator
 from ..train.settings import Settings
 from ..zoo.contract import Variables
-from ..zoo.rerank import evaluator, generator
+from ..zoo.rerank import evaluator, generator, last
 from ..zoo.rerank.last import Generator
 from ..zoo.rerank.rewards import Evaluators
 
@@ -66,6 +66,22 @@ WEAK = Regime(
     settings=Settings(batch_size=512, history=1),
     steps=1000,
 )
+
+
+Method = Callable[..., last.Chosen]
+
+
+@functools.cache
+def steps(count: int, **options: Any) -> Method:
+    """LAST, parallel, of this many steps of both signs."""
+    config = last.Config(steps=last.both_signs(count), **options)
+    return parallel(config)
+
+
+@functools.cache
+def parallel(config: last.Config) -> Method:
+    """LAST, parallel."""
+    return lambda made, by, batch, seeds: last.last_parallel(made, by, batch, config, seeds=seeds)
 
 
 class Asked(NamedTuple):

@@ -18,6 +18,8 @@ from ..zoo.features import Schema
 from ..zoo.rerank import GENERATORS, RERANKERS
 from .settings import Settings
 
+ALL: dict[str, Any] = {**MODELS, **RERANKERS, **GENERATORS}
+
 OPTIONS: dict[str, Any] = {
     "product": True,
     "embedding_dropout": 0.3,
@@ -41,7 +43,7 @@ def settings(model: str, **chosen: Any) -> Settings:
 
 def model_config(model: str, schema: Schema, overrides: dict[str, Any] | None = None) -> Any:
     """The config of a model of the zoo: these defaults where it has such options, `overrides`."""
-    config = {**MODELS, **RERANKERS, **GENERATORS}[model].Config
+    config = ALL[model].Config
     # Dropout and products are answers to the zoo's small logs of one user's events.
     known = {field.name for field in dataclasses.fields(config)} if model in MODELS else set()
     shared = {name: value for name, value in OPTIONS.items() if name in known}

@@ -9,19 +9,18 @@ import jax
 
 from ..zoo import MODELS
 from ..zoo.contract import Model, Variables
-from ..zoo.rerank import GENERATORS, RERANKERS
+from ..zoo.rerank import GENERATORS
 from ..zoo.rerank.rewards import Evaluators
 from . import checkpoints, defaults, run
 from .data.dataset import Dataset
 from .data.event_log import Requests
 from .data.events import OnBadRow
 from .data.sources import open_source
+from .defaults import ALL
 from .evaluation import evaluate
 from .loop import fit
 from .rerank import fit_generator
 from .settings import Settings
-
-ALL: dict[str, Any] = {**MODELS, **RERANKERS, **GENERATORS}
 
 _RESUME = "choose another folder, or --resume its run"
 
@@ -50,7 +49,7 @@ def train(
     """Trains a model of the zoo by name on a SOURCE.
 
     Args:
-      model: one of `ALL`.
+      model: one of `defaults.ALL`.
       source: see `data.sources`; by default the built-in world that the model is for.
       dataset: what `source` gives, for those who have opened it already.
       evaluators: folders of the runs that judge, for a generator; several make an ensemble.

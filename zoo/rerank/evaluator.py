@@ -34,11 +34,12 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ...kernels.augru import gru
 from ..checks import require_choice, require_positive, require_probability
 from ..contract import Aux, Batch, Output, Requirements, Variables
-from ..embeddings import Embedded, as_arrays, embed, init_variables, read_tables, tower_input
+from ..embeddings import Embedded, as_arrays, embed, init_variables, read_tables
 from ..features import Schema
 from ..layers import Activation
 from ..losses import click_loss, in_training
 from ..recurrence import Recurrence
+from .listwise import item_rows
 
 KIND = "evaluator"
 
@@ -184,9 +185,7 @@ class Evaluator(nn.Module):
         embedded = embed(dict(self.tables), config.schema, batch)
         embedded = Embedded(*(self.dropped(part, deterministic=not train) for part in embedded))
         mask = batch["candidate_mask"]
-        x = tower_input(embedded, jnp.zeros((*mask.shape, 0)), product=False)
-        x = jnp.where(mask[..., None], x, 0.0)
-        items = self._activate(self.encoder_norm(self.encoder(x)))
+        items = self._activate(self.encoder_norm(self.encoder(item_rows(embedded, mask))))
         return Encoded(
             items,
             self.query_norm(self.query(items)),

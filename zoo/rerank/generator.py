@@ -57,12 +57,12 @@ from ..embeddings import (
     pool,
     read_tables,
     require_drawn,
-    tower_input,
 )
 from ..features import Schema
 from ..losses import in_training
 from ..recurrence import GATE_BIAS
 from . import constraints
+from .listwise import item_rows
 from .rewards import reward_to_go
 
 KIND = "generator"
@@ -258,7 +258,7 @@ class Generator(nn.Module):
         embedded = embed(dict(self.tables), config.schema, batch)
         embedded = Embedded(*(self.dropped(part, deterministic=not train) for part in embedded))
         mask = batch["candidate_mask"]
-        rows = tower_input(embedded, jnp.zeros((*mask.shape, 0)), product=False)
+        rows = item_rows(embedded, mask)
         preference = query = None
         if config.preferences:
             preference = _preference(batch, config)

@@ -1,4 +1,4 @@
-"""What the re-rankers that learn from the clicks of shown lists have in common.
+"""What re-rankers have in common: rows of candidates, and the clicks of lists that were shown.
 
 Shapes: `B` requests, `N` candidates.
 """

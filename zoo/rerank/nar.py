@@ -36,12 +36,12 @@ from ..embeddings import (
     init_variables,
     read_tables,
     require_drawn,
-    tower_input,
 )
 from ..features import Schema
 from ..losses import in_training
 from . import constraints
 from .generator import policy_loss
+from .listwise import item_rows
 
 KIND = "generator"
 
@@ -177,8 +177,7 @@ class Nar(nn.Module):
         embedded = embed(tables, config.schema, batch)
         embedded = dropout(embedded, config.embedding_dropout, train=train)
         mask = batch["candidate_mask"]
-        rows = tower_input(embedded, jnp.zeros((*mask.shape, 0)), product=False)
-        items = nn.relu(nn.Dense(config.units, name="encoder")(rows))
+        items = nn.relu(nn.Dense(config.units, name="encoder")(item_rows(embedded, mask)))
         items = jnp.where(mask[..., None], items, 0.0)
         items = Block(config, name="items")(items, items, mask)
         start = self.param("slots", nn.initializers.normal(1.0), (config.slots, config.units))
