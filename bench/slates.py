@@ -58,7 +58,7 @@ class Regime:
 
 
 ONCE = Settings(epochs=1, batch_size=2560, history=1, learning_rate=4e-3, table_learning_rate=1e-2)
-STRONG = Regime(preset="cascade", logs=700_000, settings=ONCE)
+STRONG = Regime(preset="cascade", logs=1_000_000, settings=ONCE)
 WEAK = Regime(
     preset="cascade",
     logs=500,
