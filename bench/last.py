@@ -22,7 +22,7 @@ import numpy as np
 from ..zoo.rerank import deltas, last
 from ..zoo.rerank.last import PRESETS, Chosen, Generator
 from ..zoo.rerank.rewards import Evaluators, judge_of
-from . import last_cost, last_drift, last_rivals, slates
+from . import last_cost, last_drift, last_preferences, last_rivals, slates
 from .cases import choose
 from .results import Row
 from .slates import STRONG, WEAK, Asked, Method, Trained, parallel, serve, steps, worth_of
@@ -92,6 +92,7 @@ ONE_SHOT = Way("one-shot", steps(0), 1, 1)
 LAST = Way("LAST, S = 8", steps(8), 9, 5)
 EQUAL = Way(f"best of {BUDGET} draws", draws(BUDGET), BUDGET + 1, 2)
 RANDOM = Way("random direction, S = 8", anywhere(8), 9, 2)
+ALONE = Way("LAST, one evaluator, S = 8", alone(8), 9, 5)
 CAUTIOUS = Way("LAST, cautious, S = 8", parallel(PRESETS["cautious"]), 9, 5)
 WAYS = (
     ONE_SHOT,
@@ -105,7 +106,7 @@ WAYS = (
     Way("LAST, serial, T = 8", serial(8), 9, 26),
     Way("best of 32 draws", draws(32), 33, 2),
     Way("LAST, S = 32", steps(32), 33, 5),
-    Way("LAST, one evaluator, S = 8", alone(8), 9, 5),
+    ALONE,
     Way("LAST, one evaluator, S = 32", alone(32), 33, 5),
     CAUTIOUS,
     Way("LAST, cautious, S = 32", steps(32, pessimism=1.0), 33, 5),
@@ -273,6 +274,7 @@ def _rows(name: str, found: list[_Judged]) -> list[Row]:
         (LAST, EQUAL),
         (LAST, RANDOM),
         (LAST, ONE_SHOT),
+        (ALONE, ONE_SHOT),
         (CAUTIOUS, ONE_SHOT),
     ):
         differences = [x.utility[one.name] - x.utility[other.name] for x in found]
@@ -304,9 +306,10 @@ CASES = (
     Case("weak", methods(WEAK)),
     Case(
         "no context",
-        methods(dataclasses.replace(STRONG, preset="no_context", logs=200_000, steps=800)),
+        methods(dataclasses.replace(STRONG, preset="no_context", logs=100_000, steps=500)),
     ),
     Case("rivals", last_rivals.rivals),
+    Case("preferences", last_preferences.preferences),
     Case("drift", last_drift.drift),
     Case("cost", last_cost.cost),
 )
@@ -318,7 +321,12 @@ def draw(rows: list[Row], path: Path) -> None:
     from matplotlib.figure import Figure
 
     panels = [(f"{case.name}, trust", _draw_trust) for case in CASES]
-    panels += [("drift", last_drift.draw), ("cost", last_cost.draw)]
+    panels += [
+        ("rivals", last_rivals.draw),
+        ("preferences", last_preferences.draw),
+        ("drift", last_drift.draw),
+        ("cost", last_cost.draw),
+    ]
     there = {row.case for row in rows}
     panels = [(case, panel) for case, panel in panels if case in there]
     figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")

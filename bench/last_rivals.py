@@ -42,6 +42,16 @@ def rivals(name: str, seeds: int) -> list[Row]:
     return rows
 
 
+def draw(axes: Any, case: str, rows: list[Row]) -> None:
+    """How far above the upstream order each way is, and how seeds differ."""
+    found = [row for row in rows if row.case == case and row.metric == "above upstream"][::-1]
+    value = np.array([row.value for row in found])
+    spread = [value - [row.low for row in found], [row.high for row in found] - value]
+    axes.barh([row.method for row in found], value, xerr=spread, height=0.6)
+    axes.axvline(0, color="gray", linewidth=0.8)
+    axes.set(xlabel="clicks per slate above the upstream order", title=case)
+
+
 def _judged(seed: int) -> dict[str, np.ndarray]:
     world = SlateWorld(SLATES[REGIME.preset], seed)
     data, by = slates.train_evaluators(world, REGIME, seed)

@@ -45,6 +45,7 @@ class Regime:
       logs: exposed slates that each evaluator is trained on, its own.
       inverse_temperature: of the logging policy.
       evaluators: how many there are; their mean is the score.
+      teachers: of them, whom the generator learns from; the others are second opinions.
       settings: of their training.
       steps: of the generator's, on requests without feedback.
     """
@@ -53,6 +54,7 @@ class Regime:
     logs: int
     inverse_temperature: float = slate_log.EXPLORING
     evaluators: int = 3
+    teachers: int = 3
     settings: Settings
     steps: int = 1500
 
@@ -61,10 +63,10 @@ ONCE = Settings(epochs=1, batch_size=2560, history=1, learning_rate=4e-3, table_
 STRONG = Regime(preset="cascade", logs=1_000_000, settings=ONCE)
 WEAK = Regime(
     preset="cascade",
-    logs=500,
+    logs=200,
     inverse_temperature=slate_log.NARROW,
-    settings=Settings(batch_size=512, history=1),
-    steps=1000,
+    teachers=1,
+    settings=Settings(epochs=6, batch_size=512, history=1, learning_rate=1e-3),
 )
 
 
@@ -108,7 +110,8 @@ def train(regime: Regime, seed: int) -> Trained:
     world = SlateWorld(SLATES[regime.preset], seed)
     data, by = train_evaluators(world, regime, seed)
     _, validation, test = world.preset.market.starts
-    made = train_pointer(world, data, by, steps=regime.steps, seed=seed)
+    teachers = by._replace(variables=by.variables[: regime.teachers])
+    made = train_pointer(world, data, teachers, steps=regime.steps, seed=seed)
     ask = lambda stream, rounds: asked(world, data, (seed, stream), rounds)
     return Trained(
         world,

@@ -50,6 +50,16 @@ def test_rendering_replaces_what_stands_there(tmp_path):
         new = readme.render(page.replace("| auc", f"| {first}; examples/s"), tmp_path)
         assert ("| a third case | mind | 0.3000 | 1,234 |" in new) == there
         assert ("a third command" in new) == there and ("| a case |" in new) != there
+    # A table may name its cases.
+    named = page.replace("suite | auc", "suite: a third case; a case | recall@50")
+    named = readme.render(named, tmp_path)
+    assert "| a third case | mind |" in named and "| a case |" not in named
+    assert readme.render(named, tmp_path) == named
+    assert "| a case |" not in readme.render(
+        page.replace("suite |", "suite: a third case |"), tmp_path
+    )
+    with pytest.raises(ValueError, match="no result of case 'a fourth' of suite 'suite'"):
+        readme.render(page.replace("suite |", "suite: a fourth |"), tmp_path)
     path = tmp_path / "suite" / "part" / "results.json"
     path.write_text(re.sub(r'"date": "\d+', '"date": "1999', path.read_text()))
     assert "| a case | din | 0.7000" in readme.render(page, tmp_path)

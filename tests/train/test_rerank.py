@@ -1,6 +1,7 @@
 """Generators learn from evaluators, without feedback."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -19,6 +20,8 @@ from recjax.zoo.rerank import evaluator, generator, nar, rewards
 
 PRESET = SLATES["cascade"]
 SMALL = dataclasses.replace(PRESET, market=PRESETS["tiny"], candidates=8, slots=3)
+# The same for all, so that one compiled step serves most tests.
+FAST = Settings(schedule="constant", learning_rate=1e-2, table_learning_rate=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +62,20 @@ def requests_of(data, part="train"):
 
 
 def judged(data, config, variables, module=generator, **more):
-    asked = data.train
-    batch = {**whole_batch(data.schema, data.log, asked, history=1), **more}
-    order = module.apply(variables, config, batch).order[:, None]
+    batch = {**whole_batch(data.schema, data.log, data.train, history=1), **more}
+    order = slates(module, config)(variables, batch)[:, None]
     return float(rewards.judge_of(cheap(data), batch)(order).sum(axis=2).mean())
+
+
+@functools.cache
+def slates(module, config):
+    return jax.jit(lambda variables, batch: module.apply(variables, config, batch).order)
 
 
 @pytest.mark.parametrize("module", [generator, nar], ids=["generator", "nar"])
 def test_what_evaluators_like_is_learnt(data, module):
     config = made(data, module)
-    settings = Settings(steps=60, learning_rate=1e-2, table_learning_rate=1e-2)
+    settings = dataclasses.replace(FAST, steps=60)
     start = module.init(jax.random.key(0), config)
     found = train_generator(
         config, data.log, requests_of(data), cheap(data), settings, module=module, quiet=True
@@ -82,10 +89,9 @@ def test_what_evaluators_like_is_learnt(data, module):
 def test_an_actor_goes_on_where_it_was(data):
     """Learning online: as good on the spot as what it started from, and better after more steps."""
     config, by = made(data), cheap(data)
-    settings = Settings(schedule="constant", learning_rate=1e-2)
     start = generator.init(jax.random.key(3), config)
     kept = jax.tree.map(np.array, start)
-    actor = Actor(config, data.log, by, settings, start=start)
+    actor = Actor(config, data.log, by, FAST, start=start)
     before = judged(data, config, actor.variables)
     assert before == judged(data, config, start)
     for step in range(40):
@@ -96,7 +102,7 @@ def test_an_actor_goes_on_where_it_was(data):
 
 def test_labels_are_not_read(data):
     bare = dataclasses.replace(data.train, label={}, weight={})
-    config, settings = made(data), Settings(steps=3)
+    config, settings = made(data), dataclasses.replace(FAST, steps=3)
     one = train_generator(config, data.log, requests_of(data), cheap(data), settings, quiet=True)
     asked = lambda step: bare.take(np.arange(30) + 30 * (step % 2))
     other = train_generator(config, data.log, asked, cheap(data), settings, quiet=True)
@@ -108,7 +114,7 @@ def test_preferences_steer_one_generator(data):
     config = made(data, preferences=("cheap", "dear"))
     dear = lambda batch, order: 1 / (1 + jnp.exp(-rewards.feature("price")(batch, order)))
     by = cheap(data, ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0)), (dear,))
-    settings = Settings(steps=150, learning_rate=1e-2, table_learning_rate=1e-2)
+    settings = dataclasses.replace(FAST, steps=150)
     found = train_generator(config, data.log, requests_of(data), by, settings, quiet=True)
     size = len(data.train)
     scores = []

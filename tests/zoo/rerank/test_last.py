@@ -1,6 +1,7 @@
 """LAST: what it may change, what it must not, and what happens where there is nothing to do."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +18,24 @@ BATCH = requests()
 SEEDS = jnp.array([3, 1, 4, 1], jnp.uint32)
 
 
-def run(batch=BATCH, config=None, *, by=None, made=None, seeds=None, serial=None):
-    by, made, config = by or evaluators_of(), made or generator_of(), config or last.Config()
+@functools.cache
+def compiled(made, by, config, serial, sample):
+    """One program per kind of exploring, whatever the numbers."""
 
-    def f(variables, judges, batch):
-        generator_ = made._replace(variables=variables)
-        by_ = by._replace(variables=judges)
+    def f(variables, judges, batch, seeds):
+        generator_ = last.Generator(variables, *made)
+        by_ = rewards.Evaluators(judges, *by)
         if serial is not None:
             return last.last_serial(generator_, by_, batch, config, rounds=serial)
-        return last.last_parallel(generator_, by_, batch, config, seeds=seeds)
+        return last.last_parallel(generator_, by_, batch, config, seeds=seeds if sample else None)
 
-    return jax.jit(f)(made.variables, list(by.variables), batch)
+    return jax.jit(f)
+
+
+def run(batch=BATCH, config=None, *, by=None, made=None, seeds=None, serial=None):
+    by, made, config = by or evaluators_of(), made or generator_of(), config or last.Config()
+    f = compiled(made[1:], by[1:], config, serial, seeds is not None)
+    return f(made.variables, list(by.variables), batch, seeds)
 
 
 def test_steps_of_both_signs():
@@ -40,7 +48,7 @@ def test_steps_of_both_signs():
 
 
 def test_the_score_never_falls_below_the_greedy_slates():
-    for config in (last.Config(), last.Config(steps=last.both_signs(16, 1.0, 200.0))):
+    for config in (last.Config(), last.Config(steps=last.both_signs(8, 1.0, 200.0))):
         found = run(config=config)
         greedy = generator.apply(generator_of().variables, CONFIG, BATCH).order
         np.testing.assert_array_equal(found.tried[:, 0], greedy)
@@ -62,15 +70,21 @@ def test_large_steps_explore_and_vanishing_ones_do_not():
     assert none.tried.shape == (4, 1, 3) and not none.best.any()
 
 
-def explored(made=None):
+@functools.cache
+def explored():
     """What the tests of directions need: encoded requests, their greedy slates, credits."""
-    made = made or generator_of()
+    made = generator_of()
     module, by = made.module, evaluators_of()
-    encoded = module.encode(made.variables, made.config, BATCH)
-    order = module.decode(made.variables, made.config, encoded).order
-    both = jnp.concatenate([order, rewards.upstream(BATCH, 3)[:, None]], axis=1)
-    reward = rewards.judge_of(by, BATCH)(both)[..., 0]
-    return encoded, order, rewards.reward_to_go(reward[:, 0] - reward[:, 1], CONFIG.discount)
+
+    @jax.jit
+    def f(variables, judges):
+        encoded = module.encode(variables, made.config, BATCH)
+        order = module.decode(variables, made.config, encoded).order
+        both = jnp.concatenate([order, rewards.upstream(BATCH, 3)[:, None]], axis=1)
+        reward = rewards.judge_of(by._replace(variables=judges), BATCH)(both)[..., 0]
+        return encoded, order, rewards.reward_to_go(reward[:, 0] - reward[:, 1], CONFIG.discount)
+
+    return f(made.variables, list(by.variables))
 
 
 def test_the_gradient_is_that_of_the_loss():
@@ -79,6 +93,7 @@ def test_the_gradient_is_that_of_the_loss():
     encoded, order, credit = explored()
     way = deltas.activations(made, encoded, order, credit, "none")
 
+    @jax.jit
     def loss(encoded):
         logp = generator.log_probability(made.variables, CONFIG, encoded, order)
         return -(credit * logp[:, 0]).sum()
@@ -119,16 +134,17 @@ def test_blocks_move_by_their_own_percent():
     assert not still.state.any() and not still.items.any()
 
 
-def dense_gradient(made, encoded, order, credit, b):
-    """Of request b's loss by the decoder's own parameters, one request at a time."""
+def dense_gradients(made, encoded, order, credit):
+    """Of each request's loss by the decoder's own parameters."""
 
-    def loss(params):
+    def loss(params, b):
         variables = {**made.variables, "params": params}
         # What candidates pass through before stays: only the decoder moves.
         logp = generator.log_probability(variables, CONFIG, encoded, order)[b, 0]
         return -(credit[b] * logp).sum()
 
-    return jax.grad(loss)(made.variables["params"])
+    of_one = jax.jit(jax.grad(loss))
+    return [of_one(made.variables["params"], b) for b in range(4)]
 
 
 def test_factored_deltas_of_parameters_are_the_dense_ones():
@@ -138,8 +154,8 @@ def test_factored_deltas_of_parameters_are_the_dense_ones():
     steps = jnp.array([-60.0, -7.0, 0.0, 9.0, 60.0])
     way = jax.jit(lambda e: deltas.parameters(made, e, order, credit, "block"))(encoded)
     found = generator.decode(made.variables, CONFIG, encoded, direction=way, steps=steps)
-    for b in range(4):
-        gradient = dense_gradient(made, encoded, order, credit, b)
+    decode = jax.jit(lambda variables: generator.decode(variables, CONFIG, encoded))
+    for b, gradient in enumerate(dense_gradients(made, encoded, order, credit)):
         for s, step in enumerate(steps):
             params = dict(made.variables["params"])
             for name in deltas.PARAMETERS:
@@ -152,7 +168,7 @@ def test_factored_deltas_of_parameters_are_the_dense_ones():
                 moved = value + step * 0.01 * size / max(length, 1e-20) * slope
                 params[name] = {"kernel": moved} if name == "row" else moved
             copy = {**made.variables, "params": params}
-            alone = generator.decode(copy, CONFIG, encoded)
+            alone = decode(copy)
             np.testing.assert_array_equal(alone.order[b, 0], found.order[b, s])
             assert_close(
                 np.asarray(found.log_probability[b, s]),
