@@ -2,12 +2,13 @@
 
 "strong" and "weak": every method of re-ranking on the same requests, with evaluators that learned
 from many exploring logs, or from few narrow ones. "gain" is against the one-shot slate, request by
-request, and "recovered" the share of what the beam oracle has over the upstream order. The oracle
-among eight draws is an upper bound, and what a script does that picks by test labels.
-"trust" says how far the evaluators are to be believed, and what more pessimism does;
-`PRESETS["cautious"]` was chosen by the validation requests.
-"standard errors" are of all seeds' requests together, within seeds: how seeds differ is what the
-spread in brackets says.
+request, and "recovered" the share of what the beam oracle has over the upstream order. Where the
+truth picks among the greedy slate and eight draws, that is an upper bound of what a script gets
+that picks by test labels.
+"trust" says how far the evaluators are to be believed (correlations are across requests, one slate
+of each) and what more pessimism does, on validation requests and on test's.
+"s.e." and "standard errors" are over requests, given the trained models, all seeds' requests
+together: how seeds differ is what the spread in brackets says.
 "no context": sorting by the true pointwise logit is optimal there, so that nothing may beat it.
 """
 

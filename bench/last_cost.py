@@ -1,7 +1,8 @@
 """Case `cost` of the suite `last`: what exploring costs on this machine, step by step.
 
-Random parameters of the frozen sizes serve the same requests: time depends on shapes alone. All
-methods of a block alternate, so that they see the same machine. Every method is one compiled call.
+One evaluator; random parameters of the frozen sizes serve the same requests: time depends on shapes
+alone. All methods of a block alternate, so that they see the same machine. Every method is one
+compiled call.
 """
 
 from collections.abc import Callable

@@ -73,7 +73,7 @@ def drift(name: str, seeds: int) -> list[Row]:
 
 
 def draw(axes: Any, case: str, rows: list[Row]) -> None:
-    """How far above the stale generator each way is, hour by hour, with 95 % intervals."""
+    """How far above the stale generator each way is, hour by hour, with its intervals."""
     for number, way in enumerate(WAYS[1:]):
         found = {
             int(row.method.rpartition(" ")[2]): row
@@ -93,7 +93,7 @@ def draw(axes: Any, case: str, rows: list[Row]) -> None:
 
 
 def _interval(case: str, method: str, metric: str, values: np.ndarray) -> Row:
-    """The mean and its 95 % interval."""
+    """The mean and its 95 % interval over requests, given the trained models."""
     mean, error = float(values.mean()), float(values.std() / np.sqrt(len(values)))
     return Row(case, method, metric, mean, "", mean - 1.96 * error, mean + 1.96 * error)
 

@@ -1,7 +1,8 @@
 """What the suite `last` trains and judges: evaluators and generators of a listwise market.
 
-Four sets of requests never meet: those whose exposed slates train the evaluators, those on which
-the generator learns without feedback, validation, and test. The judge is the market's own
+Four draws of requests of their own: those whose exposed slates train the evaluators and those on
+which the generator learns without feedback, both of the training days; validation, and test, of
+later days each. The judge is the market's own
 closed form; no model sees it.
 """
 

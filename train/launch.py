@@ -81,6 +81,7 @@ def train(
     chosen = defaults.settings(model, **{**(settings or {}), **more})
     if out is not None and not resume:
         run.require_free(Path(out), _RESUME)
+    by = load_evaluators(evaluators) if evaluators else None
     if dataset is None:
         dataset = open_source(
             source,
@@ -89,8 +90,7 @@ def train(
         )
     config = defaults.model_config(model, dataset.schema, options)
     folder = Path(out) if out is not None else run.free_folder(model, source)
-    if model in GENERATORS:
-        by = load_evaluators(evaluators)
+    if by is not None:
         known = run.outline(load_run(evaluators[0]).saved.row_maps)
         if known != run.outline(dataset.row_maps):
             raise run.RunError(f"{evaluators[0]} knows other ids than {source} has.")
@@ -134,8 +134,15 @@ def load_run(folder: Path | str) -> Trained:
     return Trained(saved, module, config, variables)
 
 
-def load_evaluators(folders: Sequence[Path | str]) -> Evaluators:
-    """An ensemble of evaluators' runs; clicks count 1, other tasks nothing.
+def load_evaluators(
+    folders: Sequence[Path | str],
+    worth: tuple[float, ...] | tuple[tuple[float, ...], ...] | None = None,
+) -> Evaluators:
+    """An ensemble of evaluators' runs.
+
+    Args:
+      folders: of the runs, of one configuration.
+      worth: what counts, see `Evaluators`; by default a click 1, other tasks nothing.
 
     Raises:
       RunError: one is no evaluator's, or they were not trained with the same options and schema.
@@ -147,7 +154,7 @@ def load_evaluators(folders: Sequence[Path | str]) -> Evaluators:
         if one.config != found[0].config:
             raise run.RunError(f"{folder} and {folders[0]} differ in their options or schema.")
     config = found[0].config
-    worth = (1.0,) + (0.0,) * (len(config.schema.tasks) - 1)
+    worth = worth or (1.0,) + (0.0,) * (len(config.schema.tasks) - 1)
     return Evaluators([one.variables for one in found], config, worth)
 
 

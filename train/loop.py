@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..zoo.contract import Batch, Model, Variables
+from ..zoo.contract import Batch, Model
 from . import checkpoints, run
 from .data.dataset import Dataset
 from .data.deduplicate import Pulled
@@ -116,15 +116,7 @@ def fit(
         _, best, _ = checkpoints.restore(out / "checkpoints" / "best", trainer.held().variables)
         test = evaluate(model, config, best, dataset, dataset.test, history=settings.history)
         results = {
-            "model": name,
-            "data": source,
-            "seed": settings.seed,
-            "device": run.device(),
-            "versions": run.versions(),
-            "date": run.now(),
-            "schema_hash": dataset.schema.hash,
-            "facts": dataset.facts,
-            "parameters": _count(best),
+            **run.head_of(name, source, settings.seed, dataset, best),
             "train": {
                 "examples": position.examples,
                 "seconds": position.seconds,
@@ -283,12 +275,6 @@ def _finite(loss: Any, step: int) -> float:
             f"The loss is {value} by step {step}: lower the learning rates, or check dense inputs."
         )
     return value
-
-
-def _count(variables: Variables) -> int:
-    """Numbers that training adjusts."""
-    trained = (variables["tables"], variables["params"])
-    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(trained))
 
 
 def _check(config: Any, dataset: Dataset, devices: int) -> None:

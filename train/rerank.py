@@ -20,7 +20,7 @@ import numpy as np
 from ..zoo.contract import Batch, Variables, served
 from ..zoo.rerank import generator as generators
 from ..zoo.rerank.last import seeds_of
-from ..zoo.rerank.rewards import Evaluators, Judge, judge_of, require_one_schema, upstream
+from ..zoo.rerank.rewards import Evaluators, Judge, judge_of, require_fit, upstream
 from . import checkpoints, run
 from .data import draws
 from .data.dataset import Dataset
@@ -53,6 +53,8 @@ class Objective:
             raise ValueError(
                 f"Objective.baseline must be greedy or upstream, got {self.baseline!r}."
             )
+        if not 0 <= self.whole < np.inf:
+            raise ValueError(f"Objective.whole must be >= 0 and finite, got {self.whole}.")
 
 
 def train_generator(
@@ -113,13 +115,7 @@ class Actor:
         start: Variables | None = None,
     ):
         """See `train_generator`; a linear schedule ends with step `settings.steps`."""
-        require_one_schema(config, by)
-        names = getattr(config, "preferences", ())
-        if names and (np.ndim(by.worth) != 2 or len(by.worth) != len(names)):
-            raise ValueError(
-                "Evaluators.worth must have a row for each of the preferences "
-                f"{', '.join(names)}, got {by.worth}."
-            )
+        require_fit(config, by)
         objective = objective or Objective()
         self._config, self._log, self._seed = config, log, settings.seed
         self._judges = list(by.variables)
@@ -212,15 +208,7 @@ def fit_generator(
         parts = {"validation": dataset.validation, "test": dataset.test}
         examples = settings.steps * size * dataset.train.candidate.shape[1]
         results = {
-            "model": name,
-            "data": source,
-            "seed": settings.seed,
-            "device": run.device(),
-            "versions": run.versions(),
-            "date": run.now(),
-            "schema_hash": dataset.schema.hash,
-            "facts": dataset.facts,
-            "parameters": sum(x.size for x in jax.tree.leaves(variables)),
+            **run.head_of(name, source, settings.seed, dataset, variables),
             "train": {
                 "examples": examples,
                 "seconds": seconds,

@@ -25,7 +25,7 @@ import zlib
 
 import numpy as np
 
-from ..zoo.contract import Model
+from ..zoo.contract import Model, Variables
 from ..zoo.features import HashedRows, KnownRows, RowMap, Schema
 from .data.dataset import Dataset
 from .settings import Settings
@@ -72,6 +72,26 @@ def device() -> str:
 def now() -> str:
     """The date of a result: ISO 8601, UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def head_of(
+    name: str, source: str, seed: int, dataset: Dataset, variables: Variables
+) -> dict[str, Any]:
+    """How every `metrics.json` begins: what was trained, on what, where and when."""
+    import jax
+
+    trained = variables["tables"], variables["params"]
+    return {
+        "model": name,
+        "data": source,
+        "seed": seed,
+        "device": device(),
+        "versions": versions(),
+        "date": now(),
+        "schema_hash": dataset.schema.hash,
+        "facts": dataset.facts,
+        "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(trained)),
+    }
 
 
 def require_free(folder: Path, remedy: str = "choose another folder") -> None:

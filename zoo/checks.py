@@ -14,6 +14,14 @@ def require_positive(config: Any, *names: str) -> None:
                 raise ValueError(f"Config.{name} must be >= 1, got {value}.")
 
 
+def require_tuple(config: Any, *names: str) -> None:
+    """Each named attribute is a tuple: configurations are hashed."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, tuple):
+            raise ValueError(f"Config.{name} must be a tuple, so that it can be hashed: {value!r}.")
+
+
 def require_probability(config: Any, *names: str) -> None:
     """Each named attribute lies in [0, 1)."""
     for name in names:

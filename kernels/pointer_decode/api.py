@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from .. import _dispatch
 from .._check import check_array, check_axes, check_dtype
 from . import pallas_tpu, reference, triton
+from .noise import STRIDE
 from .reference import Context, Decoded, Direction, Request, Weights
 from .rules import Rules
 
@@ -56,9 +57,10 @@ def pointer_decode(
     candidates are never chosen and weigh nothing; where none is left, or allowed, a slot holds -1.
     The choice carries no gradient, its log probability does.
 
-    The generator of Wang et al., "Enhancing Re-ranking with Local Adaptation at Serving Time"
-    (LAST), https://arxiv.org/abs/2406.14004, after the pointer network of CMR,
-    https://arxiv.org/abs/2306.05118, with linear maps of a candidate multiplied in advance.
+    The generator of Wang et al., "Do Not Wait: Learning Re-Ranking Model Without User
+    Feedback At Serving Time in E-Commerce" (LAST), https://arxiv.org/abs/2406.14004, after the
+    pointer network of CMR, https://arxiv.org/abs/2306.05118, with linear maps of a candidate
+    multiplied in advance.
     Differs from the authors' code: the softmax runs over what can still be chosen; padding weighs
     nothing; the reset gate stands behind the product, as in the other models of the zoo.
 
@@ -93,6 +95,8 @@ def pointer_decode(
             _check_weights("direction.weights", direction.weights, request, (size,))
     if noise is not None and len(noise.shape) == 1:
         check_array("noise", noise, (size,), ("uint32",))
+        if count > STRIDE:
+            raise ValueError(f"noise from seeds needs at most {STRIDE} candidates, got {count}.")
     elif noise is not None:
         check_array("noise", noise, (size, steps.shape[0], slots, count), DTYPES)
     return _dispatch.dispatch(

@@ -22,7 +22,7 @@ from .limits import MAX_CANDIDATES, refusal
 from .noise import STRIDE, of_counter
 from .reference import Context, Decoded, Direction, Request, Weights
 from .rules import Rules
-from .turn import LAST
+from .turn import BROKEN
 
 BLOCK = _tpu.SUBLANES  # Lanes at a time.
 
@@ -170,7 +170,7 @@ def _kernel(candidates, temperature, context, arguments, order, log_probability,
             weight = normalized(liked, real, "softmax" if context == "softmax" else "none")
             gates += of_lanes("context", weight[:, :candidates], f)
         able = free > 0
-        total = jnp.where(jnp.abs(total) < jnp.inf, total / (heads * temperature), LAST)
+        total = jnp.where(jnp.abs(total) < jnp.inf, total / (heads * temperature), BROKEN)
         logit = jnp.where(able, total, -jnp.inf)
         noisy = logit
         if noise is not None and noise.ndim == 3:

@@ -19,7 +19,7 @@ from . import noise as _noise
 from . import turn as _turn
 
 NEVER = tl.constexpr(-2.0e38)
-LAST = tl.constexpr(_turn.LAST)
+BROKEN = tl.constexpr(_turn.BROKEN)
 ROWS = tl.constexpr(16)
 STEP, FIRST, SECOND, STRIDE = (
     tl.constexpr(x) for x in (_noise.STEP, _noise.FIRST, _noise.SECOND, _noise.STRIDE)
@@ -77,7 +77,7 @@ def decode(
             at += H
             new += _found(weight, context, to_context, at, unit, row, step, N, H, MOVED, PREC)
         slot = (r * S + s) * M + t
-        total = tl.where(tl.abs(total) < float("inf"), total * SCALE, LAST)
+        total = tl.where(tl.abs(total) < float("inf"), total * SCALE, BROKEN)
         logit = tl.where(free, total, float("-inf"))
         noisy = logit
         if NOISE == "given":

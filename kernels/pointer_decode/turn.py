@@ -17,7 +17,7 @@ from .rules import Rules, allowed
 Choose = Callable[[Array, Array], Array]
 
 
-LAST = -1e30  # The score of what has none.
+BROKEN = -1e30  # In place of a score that is no number.
 
 
 class Left(NamedTuple):
@@ -56,7 +56,7 @@ def fill(
     """
     free, order = left
     fine = free if rules is None else allowed(rules, free, order, slot)
-    scores = jnp.where(jnp.isfinite(scores), scores, LAST)
+    scores = jnp.where(jnp.isfinite(scores), scores, BROKEN)
     scores = jnp.where(fine, scores, -jnp.inf)
     some = fine.any(axis=-1)
     chosen = jnp.where(some, choose(scores, slot), -1).astype(jnp.int32)

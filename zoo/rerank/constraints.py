@@ -4,8 +4,9 @@
     quota   "live:1:4"        at least 1 and at most 4 items whose dense field `live` is above 0
 
 The decoders obey them slot by slot (`kernels.pointer_decode.rules`); a slot that no candidate may
-have stays empty. Wang et al. (CMR, section 1, https://arxiv.org/abs/2306.05118) name scattering
-and flow control as what re-ranking is asked for besides clicks.
+have stays empty. Nobody knows what kind an unseen or missing id is: such candidates are alike to
+none. Wang et al. (CMR, section 1, https://arxiv.org/abs/2306.05118) name scattering and flow
+control as what re-ranking is asked for besides clicks.
 """
 
 import re
@@ -14,7 +15,9 @@ from typing import Any
 from jaxtyping import Array
 
 from ...kernels.pointer_decode import Quota, Rules, Scatter
+from ..checks import require_tuple
 from ..contract import Batch
+from ..features.schema import RESERVED_ROWS
 
 _TEXT = re.compile(r"(.+):(\d+):(\d+)")
 
@@ -29,13 +32,16 @@ def parse(text: str) -> tuple[str, int, int]:
 
 def check(config: Any) -> None:
     """Raises ValueError unless `config.scatter` and `config.quota` fit its schema and slots."""
-    kinds = {field.name: field.kind for field in config.schema.role("candidate")}
+    fields = {field.name: field for field in config.schema.role("candidate")}
+    require_tuple(config, "scatter", "quota")
     for name, kind in (("scatter", "id"), ("quota", "dense")):
         for text in getattr(config, name):
-            field, one, other = parse(text)
-            if kinds.get(field) != kind:
+            named, one, other = parse(text)
+            field = fields.get(named)
+            if field is None or field.kind != kind or field.width is not None:
                 raise ValueError(
-                    f"Config.{name} needs a candidate field of kind {kind}, got {field!r}."
+                    f"Config.{name} needs a candidate field of kind {kind}, a single one, got "
+                    f"{named!r}."
                 )
             if name == "scatter" and not 1 <= other < one <= config.slots:
                 raise ValueError(
@@ -65,4 +71,4 @@ def rules_of(config: Any, batch: Batch) -> Rules | None:
 
 
 def _same(kind: Array) -> Array:
-    return kind[:, :, None] == kind[:, None]
+    return (kind[:, :, None] == kind[:, None]) & (kind >= RESERVED_ROWS)[:, :, None]

@@ -46,7 +46,7 @@ from ...kernels.pointer_decode import (
     pointer_decode,
     pointer_log_probability,
 )
-from ..checks import require_choice, require_positive, require_probability
+from ..checks import require_choice, require_positive, require_probability, require_tuple
 from ..contract import Aux, Batch, Requirements, Slate, Variables
 from ..embeddings import (
     Embedded,
@@ -107,6 +107,7 @@ class Config:
         require_probability(self, "embedding_dropout")
         if not 0 <= self.discount <= 1:
             raise ValueError(f"Config.discount must be in [0, 1], got {self.discount}.")
+        require_tuple(self, "preferences")
         constraints.check(self)
 
 

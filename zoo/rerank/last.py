@@ -37,7 +37,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 import numpy as np
 
-from ..checks import require_choice
+from ..checks import require_choice, require_tuple
 from ..contract import Batch, Variables
 from . import deltas
 from . import generator as generators
@@ -45,7 +45,7 @@ from .rewards import (
     Evaluators,
     Judge,
     judge_of,
-    require_one_schema,
+    require_fit,
     reward_to_go,
     upstream,
 )
@@ -55,6 +55,8 @@ def both_signs(count: int, smallest: float = 1.0, largest: float = 20.0) -> tupl
     """`count` steps in percent, evenly spread over the logarithm of their size, of both signs."""
     if count < 0 or count % 2:
         raise ValueError(f"count must be even and >= 0, got {count}.")
+    if not 0 < smallest <= largest < np.inf:
+        raise ValueError(f"smallest must be > 0 and <= largest, got {smallest} and {largest}.")
     sizes = np.geomspace(smallest, largest, count // 2)
     return tuple(float(x) for x in np.concatenate([-sizes[::-1], sizes]))
 
@@ -83,6 +85,7 @@ class Config:
     pessimism: float = 0.0
 
     def __post_init__(self):
+        require_tuple(self, "steps", "parameters")
         require_choice(self, "delta", ("activations", "parameters"))
         require_choice(self, "normalize", deltas.NORMALIZE)
         unknown = [name for name in self.parameters if name not in deltas.PARAMETERS]
@@ -91,15 +94,15 @@ class Config:
                 f"Config.parameters must name some of {', '.join(deltas.PARAMETERS)}, got "
                 f"{self.parameters}."
             )
-        if not all(np.isfinite(step) for step in self.steps):
-            raise ValueError(f"Config.steps must be finite, got {self.steps}.")
+        if not all(isinstance(s, int | float) and np.isfinite(s) for s in self.steps):
+            raise ValueError(f"Config.steps must be finite numbers, got {self.steps}.")
         if not 0 < self.temperature < np.inf:
             raise ValueError(f"Config.temperature must be > 0 and finite, got {self.temperature}.")
         if not 0 <= self.pessimism < np.inf:
             raise ValueError(f"Config.pessimism must be >= 0 and finite, got {self.pessimism}.")
 
 
-# "official" is what the authors' released script does, but for who picks.
+# "official" has the steps of the authors' released script, drawn as there, and step 0 besides.
 PRESETS = {
     "default": Config(),
     "official": Config(steps=(6.0, 7.0, 8.0, 9.0), sample=True),
@@ -142,6 +145,10 @@ def last_parallel(
     """The best of the greedy slate and one slate per step along the gradient.
 
     `seeds`, one per request, are for `config.sample`; see `seeds_of`.
+
+    Raises:
+      ValueError: draws without seeds, pessimism without a second evaluator, or generator and
+        evaluators that do not fit.
     """
     judge = _judge(generator, by, batch)
     encoded = generator.module.encode(generator.variables, generator.config, batch)
@@ -163,8 +170,8 @@ def explore(
     seeds: UInt32[Array, " B"] | None = None,
 ) -> Chosen:
     """The best of the greedy slate and one slate per step along a direction."""
-    if config.sample and seeds is None:
-        raise ValueError("Config.sample needs seeds (B,).")
+    if config.sample:
+        _require_seeds(seeds, greedy.shape[0])
     found = _decode(
         generator,
         encoded,
@@ -182,13 +189,15 @@ def best_of(
     batch: Batch,
     count: int,
     *,
-    seeds: UInt32[Array, " B"],
+    seeds: UInt32[Array, " B"] | None = None,
     temperature: float = 1.0,
     pessimism: float = 0.0,
 ) -> Chosen:
     """The best of the greedy slate and `count` drawn ones: what LAST has to beat ("multi-CMR")."""
     if count < 0:
         raise ValueError(f"count must be >= 0, got {count}.")
+    if count:
+        _require_seeds(seeds, batch["candidate_mask"].shape[0])
     judge = _judge(generator, by, batch)
     encoded = generator.module.encode(generator.variables, generator.config, batch)
     tried = _decode(generator, encoded).order
@@ -212,8 +221,10 @@ def last_serial(
 
     Moves activations; of `config` only how to normalise and to choose counts.
     """
-    if rounds < 0:
-        raise ValueError(f"rounds must be >= 0, got {rounds}.")
+    if not isinstance(rounds, int) or rounds < 0:
+        raise ValueError(f"rounds must be a whole number >= 0, got {rounds}.")
+    if not np.isfinite(step):
+        raise ValueError(f"step must be finite, got {step}.")
     if config.delta != "activations":
         raise ValueError("last_serial moves activations, got Config.delta 'parameters'.")
     judge = _judge(generator, by, batch)
@@ -241,7 +252,10 @@ def choose(tried: Int[Array, "B S M"], judge: Judge, pessimism: float = 0.0) -> 
 
     The first one's gain is 0, so that it stays where no other is surely better. Of equals the
     first. With one evaluator, or without pessimism, it is the slate of the highest score.
+    Scores that are no numbers (of broken features) win nothing: the greedy slate stays.
     """
+    if not 0 <= pessimism < np.inf:
+        raise ValueError(f"pessimism must be >= 0 and finite, got {pessimism}.")
     score = judge(tried).sum(axis=2)
     if pessimism and score.shape[-1] < 2:
         raise ValueError("Pessimism needs several evaluators, got one.")
@@ -285,8 +299,19 @@ def direction(
 
 
 def _judge(generator: Generator, by: Evaluators, batch: Batch) -> Judge:
-    require_one_schema(generator.config, by)
+    require_fit(generator.config, by)
     return judge_of(by, batch)
+
+
+def _require_seeds(seeds: Any, count: int) -> None:
+    """Draws need a seed per request."""
+    found = getattr(seeds, "dtype", None), jnp.shape(seeds) if seeds is not None else None
+    if found != (jnp.uint32, (count,)):
+        what = "none" if seeds is None else f"{found[0] or type(seeds).__name__} {found[1]}"
+        raise ValueError(
+            f"Draws need seeds, uint32 ({count},), one per request (`seeds_of` makes them); got "
+            f"{what}."
+        )
 
 
 def _decode(generator: Generator, encoded: Any, **options: Any):

@@ -133,6 +133,8 @@ def decode(
     scores = _scores(encoded, direction, steps) / temperature
     if noise is not None and noise.shape not in (scores.shape[:1], scores.shape):
         raise ValueError(f"noise must have shape {scores.shape} or (B,), got {noise.shape}.")
+    if noise is not None and noise.ndim == 1 and noise.dtype != jnp.uint32:
+        raise ValueError(f"Seeds of noise must be uint32, got {noise.dtype}.")
     return in_turn(scores, encoded, drawn(noise, scores.shape[2]))
 
 

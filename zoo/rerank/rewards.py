@@ -53,6 +53,10 @@ def judge_of(by: Evaluators, batch: Batch) -> Judge:
     Raises:
       ValueError: `worth` does not fit the tasks and `more`, or there is no evaluator.
     """
+    if isinstance(by.variables, dict):
+        raise ValueError("Evaluators.variables must be a sequence, one entry per evaluator.")
+    if "candidate_mask" not in batch:
+        raise ValueError("A batch needs candidate_mask (B, N).")
     if not by.variables:
         raise ValueError("Evaluators.variables must hold at least one, got none.")
     worth = _worth(by, batch)
@@ -72,24 +76,39 @@ def judge_of(by: Evaluators, batch: Batch) -> Judge:
     return judge
 
 
-def require_one_schema(config: Any, by: Evaluators) -> None:
-    """Raises ValueError unless a generator's schema is the evaluators': ids must mean the same."""
+def require_fit(config: Any, by: Evaluators) -> None:
+    """Raises ValueError unless these evaluators can judge what this generator writes.
+
+    Ids must mean the same, no slate be too long, and preferences decide what counts.
+    """
     if config.schema != by.config.schema:
         lines = "; ".join(config.schema.differences(by.config.schema)) or "table sizes"
         raise ValueError(f"Generator and evaluators must have one schema: {lines}.")
+    if config.slots > by.config.slots:
+        raise ValueError(
+            f"The generator's slots must be at most the evaluators' {by.config.slots}, got "
+            f"{config.slots}."
+        )
+    names = getattr(config, "preferences", ())
+    if names and (np.ndim(by.worth) != 2 or len(by.worth) != len(names)):
+        raise ValueError(
+            f"Evaluators.worth must have a row for each of the preferences {', '.join(names)}, got "
+            f"{by.worth}."
+        )
 
 
 def _worth(by: Evaluators, batch: Batch) -> Float[Array, "B C"]:
     tasks = by.config.schema.tasks
     worth, count = jnp.array(by.worth, jnp.float32), len(tasks) + len(by.more)
-    if worth.ndim not in (1, 2) or worth.shape[-1] != count:
+    if worth.ndim not in (1, 2) or worth.shape[-1] != count or not np.isfinite(by.worth).all():
         raise ValueError(
             f"Evaluators.worth must have a number for each of {', '.join(tasks)} and "
             f"{len(by.more)} more, got {by.worth}."
         )
     if worth.ndim == 2:
-        if "preference" not in batch or jnp.shape(batch["preference"])[1:] != (len(worth),):
-            raise ValueError(f"A batch needs preference (B, {len(worth)}), one per row of worth.")
+        shape = (batch["candidate_mask"].shape[0], len(worth))
+        if "preference" not in batch or jnp.shape(batch["preference"]) != shape:
+            raise ValueError(f"A batch needs preference {shape}, one per row of worth.")
         return jnp.asarray(batch["preference"]) @ worth
     return jnp.broadcast_to(worth, (batch["candidate_mask"].shape[0], count))
 
@@ -102,7 +121,7 @@ def diversity(field: str, alpha: float = 0.5) -> Reward:
     """
 
     def reward(batch: Batch, order: Int[Array, "B S M"]) -> Float[Array, "B S M"]:
-        kind = jnp.where(order >= 0, at(jnp.asarray(batch["candidate"][field]), order), -1)
+        kind = jnp.where(order >= 0, at(_field(batch, field), order), -1)
         above = jnp.tril(jnp.ones(order.shape[-1:] * 2, bool), -1)[None, None]
         same = (kind[..., :, None] == kind[..., None, :]) & above
         slot = jnp.arange(order.shape[-1], dtype=jnp.float32) + 2
@@ -115,12 +134,16 @@ def feature(field: str) -> Reward:
     """What a dense field of the candidate says: a price, a freshness, a flag."""
 
     def reward(batch: Batch, order: Int[Array, "B S M"]) -> Float[Array, "B S M"]:
-        if field not in batch["candidate"]:
-            names = ", ".join(batch["candidate"])
-            raise ValueError(f"A reward needs candidate field {field!r}, got {names}.")
-        return at(jnp.asarray(batch["candidate"][field]), order)
+        return at(_field(batch, field), order)
 
     return reward
+
+
+def _field(batch: Batch, name: str) -> Array:
+    if name not in batch["candidate"]:
+        names = ", ".join(batch["candidate"])
+        raise ValueError(f"A reward needs candidate field {name!r}, got {names}.")
+    return jnp.asarray(batch["candidate"][name])
 
 
 def at(x: Array, order: Int[Array, "B S M"]) -> Array:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from reranking import CONFIG, SCHEMA, generator_of, requests
 
+from recjax.zoo.features import Field
 from recjax.zoo.rerank import generator, rewards
 from testing import assert_close
 
@@ -147,9 +148,9 @@ def test_a_step_down_the_loss_makes_good_choices_likelier():
         ({"slots": 0}, "slots must be >= 1, got 0"),
         ({"discount": 1.5}, r"discount must be in \[0, 1\], got 1.5"),
         ({"scatter": ("item",)}, "reads FIELD:NUMBER:NUMBER, got 'item'"),
-        ({"scatter": ("price:2:1",)}, "scatter needs a candidate field of kind id, got 'price'"),
+        ({"scatter": ("price:2:1",)}, "scatter needs a candidate field of kind id"),
         ({"scatter": ("item:2:2",)}, "1 <= MOST < WINDOW <= slots, got 'item:2:2'"),
-        ({"quota": ("item:1:2",)}, "quota needs a candidate field of kind dense, got 'item'"),
+        ({"quota": ("item:1:2",)}, "quota needs a candidate field of kind dense"),
         ({"quota": ("price:3:2",)}, "LEAST <= MOST <= slots, got 'price:3:2'"),
     ],
 )
@@ -175,6 +176,22 @@ def test_constraints_hold_in_every_slate():
     assert (order >= 0).all()
     assert (item[..., 1:] != item[..., :-1]).all()
     assert ((price > 0).sum(axis=-1) >= 1).all() and ((price > 0).sum(axis=-1) <= 2).all()
+
+
+def test_unseen_kinds_are_alike_to_none():
+    """Ten new categories are ten, though all of them share the row of the unseen."""
+    config = dataclasses.replace(CONFIG, scatter=("item:3:1",))
+    batch = requests(batch=1, candidates=4)
+    batch["candidate"]["item"][:] = [[1, 1, 1, 5]]
+    made = generator_of(config)
+    assert (np.asarray(generator.apply(made.variables, config, batch).order) >= 0).all()
+
+
+def test_a_quota_counts_by_one_number():
+    vector = Field(name="signals", role="candidate", kind="dense", width=2)
+    schema = dataclasses.replace(SCHEMA, fields=(*SCHEMA.fields, vector))
+    with pytest.raises(ValueError, match="quota needs a candidate field of kind dense, a single"):
+        generator.Config(schema=schema, quota=("signals:1:2",))
 
 
 PREFERRED = dataclasses.replace(CONFIG, preferences=("clicks", "freshness"))

@@ -51,8 +51,10 @@ def test_wrong_worth_is_named():
     for worth in ((1.0,), (1.0, 0.0, 0.0), (1.0, 0.0, 1.0, 1.0)):
         with pytest.raises(ValueError, match="worth must have a number for each of click, purchas"):
             rewards.judge_of(evaluators_of(1, worth=worth), BATCH)
-    with pytest.raises(ValueError, match=r"needs preference \(B, 2\)"):
+    with pytest.raises(ValueError, match=r"needs preference \(4, 2\)"):
         rewards.judge_of(evaluators_of(1, worth=((1.0, 0.0), (0.0, 1.0))), BATCH)
+    with pytest.raises(ValueError, match="needs candidate field 'nope', got item, price"):
+        rewards.diversity("nope")(BATCH, ORDER)
     with pytest.raises(ValueError, match="must hold at least one, got none"):
         rewards.judge_of(evaluators_of(1)._replace(variables=[]), BATCH)
 
