@@ -53,6 +53,9 @@ results: $(READY) $(PARITY)/.ready  ## the tables of the README, made anew (some
 	$(BIN)/recjax bench worlds --out bench/results/worlds
 	$(BIN)/recjax bench pipeline --out bench/results/pipeline
 	$(BIN)/recjax bench kernels --out bench/results/kernels
+	for case in strong weak drift preferences cost; do \
+		$(BIN)/recjax bench last --only $$case --out bench/results/last/$$case; done
+	$(BIN)/recjax bench last --only "no context" --out bench/results/last/no-context
 	$(PARITY)/bin/python -m recjax.bench training --out bench/results/training
 	$(BIN)/python -m recjax.bench.readme
 	$(BIN)/jupyter execute --inplace colab/*.ipynb
