@@ -15,13 +15,12 @@ NEWEST_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/pytho
 demo: $(READY)  ## mlp against din on the built-in world, in minutes
 	$(BIN)/recjax demo
 
-# Tests compile far more than they compute: machine code without LLVM's optimisations is ready sooner.
-test contract: export XLA_FLAGS := --xla_force_host_platform_device_count=4 \
-	--xla_backend_optimization_level=0
-
 test: $(READY)  ## every test but the gates below; needs no accelerator and no network
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup --ignore tests/zoo/test_contract.py
 
+# It compiles far more than it computes: machine code without LLVM's optimisations is ready sooner.
+contract: export XLA_FLAGS := --xla_force_host_platform_device_count=4 \
+	--xla_backend_optimization_level=0
 contract: $(READY) $(NEWEST)/.ready  ## what every model promises, on the oldest Python and the newest
 	$(BIN)/python -m pytest -q -n 2 tests/zoo/test_contract.py
 	$(NEWEST)/bin/python -m pytest -q -n 2 tests/zoo/test_contract.py -m "not variant"

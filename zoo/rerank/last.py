@@ -305,7 +305,7 @@ def _judge(generator: Generator, by: Evaluators, batch: Batch) -> Judge:
 
 def _require_seeds(seeds: Any, count: int) -> None:
     """Draws need a seed per request."""
-    found = getattr(seeds, "dtype", None), jnp.shape(seeds) if seeds is not None else None
+    found = getattr(seeds, "dtype", None), np.shape(seeds)
     if found != (jnp.uint32, (count,)):
         what = "none" if seeds is None else f"{found[0] or type(seeds).__name__} {found[1]}"
         raise ValueError(
