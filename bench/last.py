@@ -116,10 +116,11 @@ WAYS = (
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A part of the suite by name."""
+    """A part of the suite by name, and its picture: `draw(axes, name, rows)`."""
 
     name: str
     run: Callable[[str, int], list[Row]]
+    draw: Callable[[Any, str, list[Row]], None]
 
 
 def run(only: list[str] | None = None, seeds: int = 3) -> list[Row]:
@@ -302,40 +303,18 @@ def _ndcg(attraction: np.ndarray, order: np.ndarray, k: int) -> float:
     return float(((mine @ discount) / (best @ discount)).mean())
 
 
-CASES = (
-    Case("strong", methods(STRONG)),
-    Case("weak", methods(WEAK)),
-    Case(
-        "no context",
-        methods(dataclasses.replace(STRONG, preset="no_context", logs=100_000, steps=500)),
-    ),
-    Case("rivals", last_rivals.rivals),
-    Case("preferences", last_preferences.preferences),
-    Case("drift", last_drift.drift),
-    Case("cost", last_cost.cost),
-)
-
-
 def draw(rows: list[Row], path: Path) -> None:
-    """A picture of every case that has one, as a PNG."""
+    """A picture of every case, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = [(f"{case.name}, trust", _draw_trust) for case in CASES]
-    panels += [
-        ("rivals", last_rivals.draw),
-        ("preferences", last_preferences.draw),
-        ("drift", last_drift.draw),
-        ("cost", last_cost.draw),
-    ]
     there = {row.case for row in rows}
-    panels = [(case, panel) for case, panel in panels if case in there]
-    figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
+    shown = [case for case in CASES if case.name in there]
+    figure = Figure(figsize=(5 * len(shown), 4), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (case, panel) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-    ):
-        panel(axes, case, rows)
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    for axes, case in zip(panels, shown, strict=True):
+        case.draw(axes, case.name, rows)
     aside = path.with_name("partial-" + path.name)
     figure.savefig(aside, dpi=120)
     aside.rename(path)
@@ -343,6 +322,7 @@ def draw(rows: list[Row], path: Path) -> None:
 
 def _draw_trust(axes: Any, case: str, rows: list[Row]) -> None:
     """What evaluators say of the best of ever more draws, and what is true."""
+    case = f"{case}, trust"
     found = {(row.method, row.metric): row.value for row in rows if row.case == case}
     counts = [2**k for k in range(8)]
     for metric in ("said", "true utility"):
@@ -350,3 +330,15 @@ def _draw_trust(axes: Any, case: str, rows: list[Row]) -> None:
         axes.plot(counts, values, "o-", label=metric)
     axes.set(xscale="log", xlabel="draws", ylabel="clicks per slate", title=case)
     axes.legend()
+
+
+_NO_CONTEXT = dataclasses.replace(STRONG, preset="no_context", logs=100_000, steps=500)
+CASES = (
+    Case("strong", methods(STRONG), _draw_trust),
+    Case("weak", methods(WEAK), _draw_trust),
+    Case("no context", methods(_NO_CONTEXT), _draw_trust),
+    Case("rivals", last_rivals.rivals, last_rivals.draw),
+    Case("preferences", last_preferences.preferences, last_preferences.draw),
+    Case("drift", last_drift.drift, last_drift.draw),
+    Case("cost", last_cost.cost, last_cost.draw),
+)

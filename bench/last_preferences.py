@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..train.data.market.slates import SLATES, SlateWorld
-from ..train.rerank import train_generator
-from ..train.settings import Settings
-from ..zoo.rerank import generator, rewards
-from ..zoo.rerank.last import Generator
+from ..zoo.rerank import rewards
 from . import slates
 from .results import Row
 from .slates import ONCE, Regime
@@ -54,14 +51,10 @@ def _swept(seed: int) -> dict[str, dict[str, float]]:
     world = SlateWorld(SLATES[REGIME.preset], seed)
     data, by = slates.train_evaluators(world, REGIME, seed)
     by = by._replace(worth=_WORTH, more=(_VARIETY,))
-    config = generator.Config(
-        schema=data.schema, encoder_units=64, head_units=64, preferences=OBJECTIVES
+    made = slates.train_pointer(
+        world, data, by, steps=REGIME.steps, seed=seed, preferences=OBJECTIVES
     )
-    settings = Settings(steps=REGIME.steps, seed=seed)
-    stream = slates.requests_of(world, data, seed)
-    made = Generator(train_generator(config, data.log, stream, by, settings, quiet=True), config)
-    rounds = range(world.preset.market.starts[2], world.preset.market.rounds)
-    ask = slates.asked(world, data, (seed, 2), rounds)
+    ask = slates.asked_last(world, data, seed)
     found = {}
     for weight in WEIGHTS:
         wanted = np.tile(np.array([1 - weight, weight], np.float32), (len(ask.truth), 1))

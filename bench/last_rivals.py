@@ -55,8 +55,7 @@ def draw(axes: Any, case: str, rows: list[Row]) -> None:
 def _judged(seed: int) -> dict[str, np.ndarray]:
     world = SlateWorld(SLATES[REGIME.preset], seed)
     data, by = slates.train_evaluators(world, REGIME, seed)
-    rounds = range(world.preset.market.starts[2], world.preset.market.rounds)
-    ask = slates.asked(world, data, (seed, 2), rounds)
+    ask = slates.asked_last(world, data, seed)
     worth = lambda order: slates.worth_of(world, ask.truth, order).clicks
     found = {
         "upstream order": worth(world.upstream(ask.truth)),

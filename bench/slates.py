@@ -113,15 +113,8 @@ def train(regime: Regime, seed: int) -> Trained:
     _, validation, test = world.preset.market.starts
     teachers = by._replace(variables=by.variables[: regime.teachers])
     made = train_pointer(world, data, teachers, steps=regime.steps, seed=seed)
-    ask = lambda stream, rounds: asked(world, data, (seed, stream), rounds)
-    return Trained(
-        world,
-        data,
-        by,
-        made,
-        ask(1, range(validation, test)),
-        ask(2, range(test, world.preset.market.rounds)),
-    )
+    chosen_by = asked(world, data, (seed, 1), range(validation, test))
+    return Trained(world, data, by, made, chosen_by, asked_last(world, data, seed))
 
 
 def train_evaluators(
@@ -153,10 +146,18 @@ def fitted(module: Any, config: Any, data: Dataset, settings: Settings) -> Varia
 
 
 def train_pointer(
-    world: SlateWorld, data: Dataset, by: Evaluators, *, steps: int, seed: int
+    world: SlateWorld,
+    data: Dataset,
+    by: Evaluators,
+    *,
+    steps: int,
+    seed: int,
+    preferences: tuple[str, ...] = (),
 ) -> Generator:
     """The pointer generator, on requests of the training rounds, without their feedback."""
-    config = generator.Config(schema=data.schema, encoder_units=64, head_units=64)
+    config = generator.Config(
+        schema=data.schema, encoder_units=64, head_units=64, preferences=preferences
+    )
     settings = Settings(steps=steps, seed=seed)
     stream = requests_of(world, data, seed)
     return Generator(train_generator(config, data.log, stream, by, settings, quiet=True), config)
@@ -186,6 +187,12 @@ def asked(
     truth = world.requests(np.random.default_rng([world.world.seed, 8, *address]), count, rounds)
     requests = slate_log.to_requests(world, truth, data.row_maps)
     return Asked(truth, requests, whole_batch(data.schema, data.log, requests, history=1))
+
+
+def asked_last(world: SlateWorld, data: Dataset, seed: int) -> Asked:
+    """The test requests of a seed: those of the last rounds."""
+    market = world.preset.market
+    return asked(world, data, (seed, 2), range(market.starts[2], market.rounds))
 
 
 def chunks(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:

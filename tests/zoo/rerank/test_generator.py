@@ -148,9 +148,12 @@ def test_a_step_down_the_loss_makes_good_choices_likelier():
         ({"slots": 0}, "slots must be >= 1, got 0"),
         ({"discount": 1.5}, r"discount must be in \[0, 1\], got 1.5"),
         ({"scatter": ("item",)}, "reads FIELD:NUMBER:NUMBER, got 'item'"),
-        ({"scatter": ("price:2:1",)}, "scatter needs a candidate field of kind id"),
+        (
+            {"scatter": ("price:2:1",)},
+            "needs a candidate field of kind id, a single one, got 'price'",
+        ),
         ({"scatter": ("item:2:2",)}, "1 <= MOST < WINDOW <= slots, got 'item:2:2'"),
-        ({"quota": ("item:1:2",)}, "quota needs a candidate field of kind dense"),
+        ({"quota": ("item:1:2",)}, "field of kind dense, a single one, got 'item'"),
         ({"quota": ("price:3:2",)}, "LEAST <= MOST <= slots, got 'price:3:2'"),
     ],
 )

@@ -50,7 +50,7 @@ def test_steps_of_both_signs():
 
 
 def test_the_score_never_falls_below_the_greedy_slates():
-    for config in (last.Config(), last.Config(steps=last.both_signs(8, 1.0, 200.0))):
+    for config in (last.Config(), last.Config(steps=last.both_signs(16, 1.0, 200.0))):
         found = run(config=config)
         greedy = generator.apply(generator_of().variables, CONFIG, BATCH).order
         np.testing.assert_array_equal(found.tried[:, 0], greedy)
@@ -234,6 +234,8 @@ def test_pessimism_prefers_what_evaluators_agree_on():
     opinions = jnp.array([[[[1.0, 1.0]], [[2.5, 0.0]]]])
     assert last.choose(tried, lambda order: opinions).order.tolist() == [[1]]
     assert last.choose(tried, lambda order: opinions, 1.0).order.tolist() == [[0]]
+    three = run(by=evaluators_of(3), config=last.Config(pessimism=0.5))
+    assert three.order.shape == (4, 3)
 
 
 def test_best_of_draws():
@@ -250,7 +252,7 @@ def test_upstream_order_passes_over_what_is_masked():
     assert rewards.upstream(BATCH, 8)[1].tolist() == [0, 2, 3, 4, -1, -1, -1, -1]
 
 
-@pytest.mark.parametrize("candidates", [1, 3])
+@pytest.mark.parametrize("candidates", [1, 2, 3])
 def test_few_candidates(candidates):
     batch = requests(batch=3, candidates=candidates)
     batch["candidate_mask"][2] = np.arange(candidates) == 0  # a single one is left
@@ -321,8 +323,8 @@ def test_serial_exploration_refuses_what_it_cannot_do():
 def test_presets():
     assert last.PRESETS["official"].steps == (6.0, 7.0, 8.0, 9.0)
     assert last.PRESETS["default"] == last.Config()
-    for name in ("official", "cautious"):
-        found = run(config=last.PRESETS[name], seeds=SEEDS, by=evaluators_of(2))
+    for config in last.PRESETS.values():
+        found = run(config=config, seeds=SEEDS, by=evaluators_of(2))
         assert found.order.shape == (4, 3)
 
 
