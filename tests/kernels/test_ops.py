@@ -58,7 +58,8 @@ def test_shard_map_equals_jit(op):
     specs = jax.tree.map(lambda x: PartitionSpec("i") if batched(x) else PartitionSpec(), inputs)
     mesh = Mesh(np.array(jax.devices()[:2]), ("i",))
     mapped = jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=PartitionSpec("i"))
-    assert_close(jax.jit(mapped)(*inputs), jax.jit(f)(*inputs))
+    # Two results, each of which may be 4 units off the truth, on either side.
+    assert_close(jax.jit(mapped)(*inputs), jax.jit(f)(*inputs), ulps=8)
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -87,11 +88,12 @@ def test_numbers_of_64_bits_change_nothing(op):
     with jax.enable_x64(True):
         again, same = run()
     assert same.dtype == out.dtype
-    assert_close(same, np.asarray(out, np.float64))
+    # As above: two results, each within 4 units of the truth.
+    assert_close(same, np.asarray(out, np.float64), ulps=8)
     float0 = jax.dtypes.float0
     for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(gradient), strict=True):
         if b.dtype != float0:
-            assert_close(a, np.asarray(b, np.float64))
+            assert_close(a, np.asarray(b, np.float64), ulps=8)
 
 
 # In one block: of a loop, XLA counts one round.

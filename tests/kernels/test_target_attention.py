@@ -118,10 +118,11 @@ def flat(weights):
 def assert_gradients_close(actual, expected, normalize):
     """The weights' on one scale: the sums of a bias or a slope may happen to cancel."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    # Gradients through a softmax are differences of near-equal terms: 16 units.
-    ulps = 4 if normalize == "none" else 16
-    assert_close(actual[:2], expected[:2], ulps=ulps)
-    assert_close(flat(actual[2]), flat(expected[2]), ulps=ulps)
+    # Gradients are sums over pairs of both signs, through a softmax differences of near-equal terms
+    # besides. How much of them cancelled shows in the last bits, which differ between processors:
+    # without a softmax 1 to 5 units were seen, so 4 would ask for luck.
+    assert_close(actual[:2], expected[:2], ulps=8 if normalize == "none" else 16)
+    assert_close(flat(actual[2]), flat(expected[2]), ulps=16)
 
 
 # Every mode once; then other shapes, and blocks that are padded, in two modes.
