@@ -172,6 +172,7 @@ def _train(job: dict[str, Any]) -> _Outcome:
 def _save_scores(path: Path, folder: Path, dataset: Dataset) -> None:
     """Score, label and user of every test candidate; of the first task."""
     trained = launch.load_run(folder)
+    dataset = launch.prepared(dataset, trained.saved.settings)
     logits = predict(
         trained.module,
         trained.config,

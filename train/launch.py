@@ -12,10 +12,12 @@ from ..zoo.contract import Model, Variables
 from ..zoo.rerank import GENERATORS
 from ..zoo.rerank.rewards import Evaluators
 from . import checkpoints, defaults, run
+from .data.crosses import with_crosses
 from .data.dataset import Dataset
 from .data.event_log import Requests
 from .data.events import OnBadRow
 from .data.sources import open_source
+from .data.statistics import with_statistics
 from .defaults import ALL
 from .evaluation import evaluate
 from .loop import fit
@@ -88,6 +90,7 @@ def train(
             max_train_per_user=chosen.max_train_per_user,
             on_bad_row=on_bad_row,
         )
+    dataset = prepared(dataset, chosen)
     config = defaults.model_config(model, dataset.schema, options)
     folder = Path(out) if out is not None else run.free_folder(model, source)
     if by is not None:
@@ -188,6 +191,7 @@ def evaluate_run(
             on_bad_row=on_bad_row,
             row_maps=saved.row_maps,
         )
+    dataset = prepared(dataset, saved.settings)
     saved.require_schema(dataset.schema)
     dataset = dataclasses.replace(dataset, schema=saved.schema)
     block = evaluate(
@@ -199,6 +203,14 @@ def evaluate_run(
         history=saved.settings.history,
     )
     return {"model": saved.model, "data": dataset.name, "test": block}
+
+
+def prepared(dataset: Dataset, settings: Settings) -> Dataset:
+    """The data set with the crosses and statistics that the settings ask for."""
+    dataset = with_statistics(dataset, settings.statistics)
+    return with_crosses(
+        dataset, settings.crosses, rows=settings.cross_rows, history=settings.cross_history
+    )
 
 
 def _parse(config: type, overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import optax
 
+from ..zoo.features import RESERVED_ROWS
 from . import tables
 
 TABLE_OPTIMIZERS: dict[str, Callable[..., tables.RowOptimizer]] = {
@@ -54,6 +55,9 @@ class Settings:
       patience: stop after so many epochs without a better validation AUC; 0 means never.
       unseen_share: share of ids shown as unknown in training, so that row 1 learns.
       checkpoint_every: steps between checkpoints; there is one at the end of every epoch anyway.
+      crosses: combinations of id fields to add, e.g. user.city*candidate.category.
+      cross_rows: rows of each cross's table. cross_history: newest events that are crossed.
+      statistics: counts of past events to add, e.g. count(item;7d); see `data.statistics`.
     """
 
     epochs: int = 10
@@ -75,6 +79,10 @@ class Settings:
     patience: int = 2
     unseen_share: float = 0.002
     checkpoint_every: int = 1000
+    crosses: tuple[str, ...] = ()
+    cross_rows: int = 2**16
+    cross_history: int = 10
+    statistics: tuple[str, ...] = ()
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -86,6 +94,8 @@ class Settings:
         for name in ("epochs", "batch_size", "history", "negatives", "max_train_per_user"):
             self._require(name, getattr(self, name) >= 1, ">= 1")
         self._require("checkpoint_every", self.checkpoint_every >= 1, ">= 1")
+        self._require("cross_rows", self.cross_rows > RESERVED_ROWS, f"> {RESERVED_ROWS}")
+        self._require("cross_history", self.cross_history >= 1, ">= 1")
         for name in ("steps", "patience", "l2", "l1", "l21", "clip_norm", "seed"):
             self._require(name, getattr(self, name) >= 0, ">= 0")
         for name in ("table_learning_rate", "learning_rate"):

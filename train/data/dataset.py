@@ -1,5 +1,6 @@
 """What a source gives: a schema, a log, and requests to train, validate and test on."""
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -25,6 +26,8 @@ class Dataset:
       truth: what a simulated world knows and a log does not, e.g. `truth["test"]["click"]`
         (R, C), the true click probabilities of the test requests; empty for real data.
       facts: counts worth printing.
+      complete: adds the columns that depend on which candidates a request has, once they are
+        drawn, to training requests of a log of interactions; see `statistics`.
     """
 
     name: str
@@ -38,3 +41,4 @@ class Dataset:
     segments: dict[str, dict[int, str]] = dataclasses.field(default_factory=dict)
     truth: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    complete: Callable[[Requests], Requests] = lambda requests: requests

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...zoo.contract import NOTHING_MORE, Requirements
 from ...zoo.features import ROLES, UNSEEN_ROW, Field, Schema
+from ...zoo.features.cross import cross
 from . import draws
 from .dataset import Dataset
 from .deduplicate import Pulled, deduplicate, distinct, padded_size
@@ -113,6 +114,8 @@ class TrainingBatches:
                 requests.user, self._negatives, self._seed, epoch, example
             )
             requests = with_negatives(requests, negative, self._seed, epoch, example)
+        if dataset.samples_negatives:
+            requests = dataset.complete(requests)
         requests = fill_up(requests, self.requests_per_batch)
         extra = self._required.draw(requests, window_length(requests, self._history), *address)
         hide = Hide(self._unseen_share, address)
@@ -331,7 +334,18 @@ def _columns(
             return _Column(role, field, _keep(requests.candidate >= 0, shown))
         return of_items(role, field)
 
-    return [column(role, field) for role, members in fields.items() for field in members]
+    found = [
+        column(role, field)
+        for role, members in fields.items()
+        for field in members
+        if not field.cross
+    ]
+    parts = {(column.role, column.field.name): column for column in found}
+    for field in schema.fields:
+        if field.cross:
+            values = [parts[part].full() for part in field.parts]
+            found.append(_Column(field.role, field, cross(schema, field, values, windows.mask)))
+    return found
 
 
 def _frame(log: EventLog, requests: Requests, windows: Windows, extra: Extra) -> dict[str, Any]:

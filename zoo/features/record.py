@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import transforms
+from .cross import add_crosses
 from .row_map import RowMap
 from .schema import Field, Schema
 from .signature import signatures
-from .transforms import TRANSFORMS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,7 +29,8 @@ def record_type(schema: Schema) -> "pa.Schema":
 
     def struct(role, **more) -> Any:
         # Fields that read the same raw value share a column.
-        columns = {field.raw_name: _arrow_type(field) for field in schema.role(role)}
+        read = [field for field in schema.role(role) if not field.cross]
+        columns = {field.raw_name: _arrow_type(field) for field in read}
         return pa.struct(list((columns | more).items()))
 
     history = pa.list_(struct("history", time=pa.int64()))
@@ -94,13 +96,14 @@ def encode(
 
     def values(role, struct) -> dict[str, np.ndarray]:
         child = lambda field: _child(role, struct, field.raw_name)
-        return {field.name: _values(field, child(field), row_maps) for field in schema.role(role)}
+        read = [field for field in schema.role(role) if not field.cross]
+        return {field.name: _values(field, child(field), row_maps) for field in read}
 
     place = lambda slots, columns: {name: slots.place(value) for name, value in columns.items()}
     now = _seconds("context.time", _child("context", context, "time"))
     then = _seconds("user.history.time", _child("history", events.values, "time"))
     age = np.clip(now[:, None] - event_slots.place(then), 0, 2**31 - 1)
-    return {
+    batch = {
         "user": values("user", user),
         "context": values("context", context),
         "history": place(event_slots, values("history", events.values)),
@@ -109,6 +112,8 @@ def encode(
         "candidate_mask": item_slots.mask,
         "history_age": np.where(event_slots.mask, age, 0).astype(np.int32),
     }
+    add_crosses(schema, batch)
+    return batch
 
 
 class _List:
@@ -197,9 +202,9 @@ def _values(field: Field, column: Any, row_maps: dict[str, RowMap]) -> np.ndarra
         if field.width is None:
             return numbers_of(field.transform, column)
         flat = column.values.slice(column.offset * field.width, len(column) * field.width)
-        numbers = numbers_of(field.transform, flat).reshape(-1, field.width)
+        numbers = _numbers(flat).reshape(-1, field.width)
         null = column.is_null().to_numpy(zero_copy_only=False)
-        return np.where(null[:, None], np.float32(0), numbers)
+        return transforms.function(field.transform)(np.where(null[:, None], np.nan, numbers))
     if field.kind == "id":
         return rows_of(field.table_name, column, row_maps)
     bags, width = _List(name, column), field.width or 1
@@ -208,11 +213,15 @@ def _values(field: Field, column: Any, row_maps: dict[str, RowMap]) -> np.ndarra
 
 
 def numbers_of(transform: str, column: Any) -> np.ndarray:
-    """float32 numbers of an Arrow column of numbers; nulls and NaN become 0."""
-    numbers = column.cast("float64", safe=False).fill_null(0.0).to_numpy(zero_copy_only=False)
+    """float32 numbers of an Arrow column of numbers; what is still missing at the end is 0."""
+    return transforms.function(transform)(_numbers(column))
+
+
+def _numbers(column: Any) -> np.ndarray:
+    """Numbers of float32's precision, whatever the column's; NaN where null."""
+    numbers = column.cast("float64", safe=False).to_numpy(zero_copy_only=False)
     with np.errstate(over="ignore"):
-        numbers = np.where(np.isnan(numbers), 0.0, numbers).astype(np.float32)
-    return TRANSFORMS[transform](numbers).astype(np.float32)
+        return numbers.astype(np.float32)
 
 
 def rows_of(table: str, column: Any, row_maps: dict[str, RowMap]) -> np.ndarray:

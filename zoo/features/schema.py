@@ -12,7 +12,7 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from .transforms import TRANSFORMS
+from . import transforms
 
 Role = Literal["user", "context", "history", "candidate"]
 ROLES: tuple[Role, ...] = ("user", "context", "history", "candidate")
@@ -62,7 +62,10 @@ class Field:
       raw: name of the value in the raw record; None means `name`.
       value: how an id is read before it is signed, "int" or "string": a CSV that holds numbers
         and a service that sends text then agree.
-      transform: name of a function of `transforms.TRANSFORMS`, for dense fields.
+      transform: what happens to a number, for dense fields; see `transforms`.
+      cross: "role.name" of two or more id fields whose combination this field is, see `cross`. It
+        stands in "candidate" if a part does, else in "context"; with a history field among the
+        parts it is a bag of the newest `width` events' combinations.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Field:
     raw: str | None = None
     value: Literal["int", "string"] = "int"
     transform: str = "identity"
+    cross: tuple[str, ...] = ()
 
     def __post_init__(self):
         where = f"Field {self.role}.{self.name}"
@@ -86,10 +90,10 @@ class Field:
             self.value in ("int", "string"),
             f"{where}: value must be int or string, got {self.value!r}.",
         )
-        _require(
-            self.transform in TRANSFORMS,
-            f"{where}: unknown transform {self.transform!r}; choose from {sorted(TRANSFORMS)}.",
-        )
+        try:
+            transforms.parse(self.transform)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
         if self.kind == "dense":
             _require(self.table is None, f"{where}: a dense field reads no table.")
         else:
@@ -98,8 +102,39 @@ class Field:
             _require(self.width is not None, f"{where}: a bag needs its width (number of slots).")
         if self.kind == "id":
             _require(self.width is None, f"{where}: an id has no width; use kind='bag'.")
+        if self.cross:
+            self._check_cross(where)
         if self.width is not None:
             _require(self.width >= 1, f"{where}: width must be >= 1, got {self.width}.")
+
+    def _check_cross(self, where: str) -> None:
+        """What can be said of a cross without its schema."""
+        _require(isinstance(self.cross, tuple), f"{where}: cross must be a tuple (to hash).")
+        roles = [role for role, _ in self.parts]
+        known = all(role in ROLES and name for role, name in self.parts)
+        _require(
+            len(roles) >= 2 and known,
+            f"{where}: cross must name two or more fields as 'role.name', got {self.cross}.",
+        )
+        _require(
+            len(set(self.cross)) == len(roles), f"{where}: a part stands twice in {self.cross}."
+        )
+        histories = roles.count("history")
+        _require(histories <= 1, f"{where}: one part of a cross may be of the history, not more.")
+        expected = (
+            "candidate" if "candidate" in roles else "context",
+            "bag" if histories else "id",
+        )
+        _require(
+            (self.role, self.kind) == expected,
+            f"{where}: the cross of {self.cross} must have role {expected[0]!r} and kind "
+            f"{expected[1]!r}, got {self.role!r} and {self.kind!r}.",
+        )
+
+    @property
+    def parts(self) -> tuple[tuple[Any, str], ...]:
+        """(role, name) of the fields that a cross combines."""
+        return tuple((role, name) for role, _, name in (x.partition(".") for x in self.cross))
 
     @property
     def table_name(self) -> str:
@@ -147,6 +182,12 @@ class Schema:
                     field.table_name in names,
                     f"Field {field.role}.{field.name} reads table {field.table_name!r}, which is "
                     f"not among {names}.",
+                )
+            for role, name in field.parts:
+                part = self.find(role, name)
+                _require(
+                    part is not None and part.kind == "id" and not part.cross,
+                    f"Field {field.role}.{field.name}: {role}.{name} is no id field to cross.",
                 )
         for field in self.role("history"):
             twin = self.find("candidate", field.name)
@@ -234,7 +275,9 @@ class Schema:
         """Inverse of `to_dict`."""
         return Schema(
             tables=tuple(Table(**table) for table in content["tables"]),
-            fields=tuple(Field(**field) for field in content["fields"]),
+            fields=tuple(
+                Field(**{**field, "cross": tuple(field["cross"])}) for field in content["fields"]
+            ),
             tasks=tuple(content["tasks"]),
         )
 

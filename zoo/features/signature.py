@@ -8,6 +8,8 @@ The mixing is splitmix64's finaliser (Steele et al., "Fast splittable pseudorand
 generators", OOPSLA 2014), chained over the value's 8-byte words and its length.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -56,6 +58,18 @@ def signatures(slot: str, values: np.ndarray | list) -> np.ndarray:
         words = np.array([int(value) & (2**64 - 1) for value in flat], np.uint64)
         return _integers(seed, words).reshape(array.shape)
     return _texts(seed, [_bytes(value) for value in flat]).reshape(array.shape)
+
+
+def combined(slot: str, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Signs combinations, uint64: one of each entry of the integer arrays `parts`, of one shape.
+
+    Their order counts: (a, b) is another combination than (b, a).
+    """
+    state = signatures(slot, parts[0])
+    with np.errstate(over="ignore"):
+        for part in parts[1:]:
+            state = mix((state ^ part.astype(np.uint64)) + _GOLDEN)
+    return state
 
 
 def _integers(seed: np.uint64, values: np.ndarray) -> np.ndarray:

@@ -5,8 +5,7 @@ import dataclasses
 from jaxtyping import Bool, Float, Int
 import numpy as np
 
-from ....zoo.features import Field, KnownRows, RowMap, Schema, Table, signatures
-from ....zoo.features.transforms import TRANSFORMS
+from ....zoo.features import Field, KnownRows, RowMap, Schema, Table, signatures, transforms
 from ..dataset import Dataset
 from ..event_log import EventLog, Requests
 from .presets import BEHAVIORS, PRESETS, PRICE_LEVELS, ROUND_SECONDS, SCENES, SEGMENTS, Preset
@@ -207,7 +206,7 @@ def _event_log(world: World, pages: PageLog, row_maps: dict[str, RowMap]) -> Eve
             "item": encode("item", np.arange(p.items)),
             "category": encode("category", world.category),
             "price_level": encode("price_level", world.price_level),
-            "price": TRANSFORMS["log1p"](world.price.astype(np.float32)),
+            "price": transforms.function("log1p")(world.price),
         },
         users={"user_segment": encode("user_segment", list(SEGMENTS))[world.segment]},
     )
