@@ -28,6 +28,9 @@ NEVER = -0.7 * float(jnp.finfo(jnp.float32).max)
 
 def identity_field(schema: Schema) -> Field:
     """The field that says which item it is: the first id among those of items."""
+    sets = [f.name for f in schema.role("candidate") if f.kind == "bag" and _is_id(schema, f.name)]
+    if sets:
+        raise ValueError(f"A retrieval model finds single items, but candidate.{sets[0]} is a set.")
     for field in schema.item_fields:
         if field.kind == "id":
             return field
@@ -35,6 +38,11 @@ def identity_field(schema: Schema) -> Field:
         "A retrieval model needs an id field that stands in candidate and history, got "
         f"{[field.name for field in schema.item_fields]}."
     )
+
+
+def _is_id(schema: Schema, name: str) -> bool:
+    twin = schema.find("history", name)
+    return twin is not None and twin.kind == "id"
 
 
 def nearest_interest(

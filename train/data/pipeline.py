@@ -15,6 +15,7 @@ import numpy as np
 from ...zoo.contract import NOTHING_MORE, Requirements
 from ...zoo.features import ROLES, UNSEEN_ROW, Field, Schema
 from ...zoo.features.cross import cross
+from ...zoo.features.record import or_unseen
 from . import draws
 from .dataset import Dataset
 from .deduplicate import Pulled, deduplicate, distinct, padded_size
@@ -309,29 +310,36 @@ def _columns(
     items, positions = distinct(*(item + np.int32(1) for item in named.values()))
     at = dict(zip(named, positions, strict=True))
 
+    def shown(field: Field, value: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        """The values, but for some ids that training is to see as unknown."""
+        if not hide.share:
+            return value
+        # By table: a new item usually comes in a known category.
+        table = zlib.crc32(field.table_name.encode())
+        hidden = (value > UNSEEN_ROW) & (draws.uniform(*hide.address, table, owner) < hide.share)
+        return np.where(hidden, np.int32(UNSEEN_ROW), value)
+
     def of_items(role: str, field: Field) -> _Column:
-        value = log.items[field.name][np.maximum(items - 1, 0)]
-        value = _keep(items > 0, value)
-        if hide.share and field.kind == "id":
-            # By table: a new item usually comes in a known category.
-            table = zlib.crc32(field.table_name.encode())
-            hidden = (value > UNSEEN_ROW) & (
-                draws.uniform(*hide.address, table, items) < hide.share
-            )
-            value = np.where(hidden, np.int32(UNSEEN_ROW), value)
+        value = _keep(items > 0, log.items[field.name][np.maximum(items - 1, 0)])
+        value = shown(field, value, items) if field.kind == "id" else value
         return _Column(role, field, value, at[role])
+
+    def of_requests(role: str, field: Field, value: np.ndarray) -> _Column:
+        if field.missing == "unseen":
+            value = shown(field, or_unseen(value), np.arange(len(value)))
+        return _Column(role, field, value)
 
     def column(role: str, field: Field) -> _Column:
         if role == "user":
-            return _Column(role, field, log.users[field.name][requests.user])
+            return of_requests(role, field, log.users[field.name][requests.user])
         if role == "context":
-            return _Column(role, field, requests.context[field.name])
+            return of_requests(role, field, requests.context[field.name])
         if role in events and field.name in log.event:
             some = events[role]
             return _Column(role, field, _keep(some.mask, log.event[field.name][some.at]))
         if role == "candidate" and field.name in requests.shown:
-            shown = requests.shown[field.name]
-            return _Column(role, field, _keep(requests.candidate >= 0, shown))
+            value = requests.shown[field.name]
+            return _Column(role, field, _keep(requests.candidate >= 0, value))
         return of_items(role, field)
 
     found = [

@@ -16,7 +16,7 @@ import numpy as np
 from . import transforms
 from .cross import add_crosses
 from .row_map import RowMap
-from .schema import Field, Schema
+from .schema import PADDING_ROW, UNSEEN_ROW, Field, Schema
 from .signature import signatures
 
 if TYPE_CHECKING:
@@ -206,7 +206,8 @@ def _values(field: Field, column: Any, row_maps: dict[str, RowMap]) -> np.ndarra
         null = column.is_null().to_numpy(zero_copy_only=False)
         return transforms.function(field.transform)(np.where(null[:, None], np.nan, numbers))
     if field.kind == "id":
-        return rows_of(field.table_name, column, row_maps)
+        rows = rows_of(field.table_name, column, row_maps)
+        return or_unseen(rows) if field.missing == "unseen" else rows
     bags, width = _List(name, column), field.width or 1
     slots = _Slots(bags.starts, np.minimum(bags.counts, width), width)
     return slots.place(rows_of(field.table_name, bags.values, row_maps))
@@ -222,6 +223,11 @@ def _numbers(column: Any) -> np.ndarray:
     numbers = column.cast("float64", safe=False).to_numpy(zero_copy_only=False)
     with np.errstate(over="ignore"):
         return numbers.astype(np.float32)
+
+
+def or_unseen(rows: np.ndarray) -> np.ndarray:
+    """Rows in which the unseen stands where nothing did."""
+    return np.where(rows == PADDING_ROW, np.int32(UNSEEN_ROW), rows)
 
 
 def rows_of(table: str, column: Any, row_maps: dict[str, RowMap]) -> np.ndarray:

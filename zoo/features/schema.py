@@ -62,6 +62,8 @@ class Field:
       raw: name of the value in the raw record; None means `name`.
       value: how an id is read before it is signed, "int" or "string": a CSV that holds numbers
         and a service that sends text then agree.
+      missing: what an id that is missing reads as: "padding" is zeros; "unseen" is row 1, for
+        fields such as the user's segment, whose absence (not logged in) says something.
       transform: what happens to a number, for dense fields; see `transforms`.
       cross: "role.name" of two or more id fields whose combination this field is, see `cross`. It
         stands in "candidate" if a part does, else in "context"; with a history field among the
@@ -75,6 +77,7 @@ class Field:
     width: int | None = None
     raw: str | None = None
     value: Literal["int", "string"] = "int"
+    missing: Literal["padding", "unseen"] = "padding"
     transform: str = "identity"
     cross: tuple[str, ...] = ()
 
@@ -89,6 +92,14 @@ class Field:
         _require(
             self.value in ("int", "string"),
             f"{where}: value must be int or string, got {self.value!r}.",
+        )
+        _require(
+            self.missing in ("padding", "unseen"),
+            f"{where}: missing must be padding or unseen, got {self.missing!r}.",
+        )
+        _require(
+            self.missing == "padding" or (self.kind == "id" and not self.cross),
+            f"{where}: only ids that are read from a record may be missing as 'unseen'.",
         )
         try:
             transforms.parse(self.transform)
@@ -192,14 +203,14 @@ class Schema:
         for field in self.role("history"):
             twin = self.find("candidate", field.name)
             if twin is not None:
-                same = all(
-                    getattr(field, name) == getattr(twin, name)
-                    for name in ("kind", "table_name", "width", "value", "transform")
-                )
+                names = ["kind", "table_name", "width", "value", "transform"]
+                if (field.kind, twin.kind) == ("id", "bag"):
+                    names = ["table_name", "value"]  # A candidate that is a set of items.
                 _require(
-                    same,
+                    all(getattr(field, name) == getattr(twin, name) for name in names),
                     f"Field {field.name!r} stands in history and candidate and must be the same "
-                    "there (kind, table, width, value, transform).",
+                    "there (kind, table, width, value, transform), or an id in the history and a "
+                    "bag of such ids in the candidate.",
                 )
 
     def role(self, role: Role) -> tuple[Field, ...]:
@@ -239,8 +250,12 @@ class Schema:
 
     @property
     def item_fields(self) -> tuple[Field, ...]:
-        """Fields that stand in candidate and history: what an item is, whoever looks at it."""
-        return tuple(f for f in self.role("candidate") if self.find("history", f.name))
+        """Fields that stand in candidate and history: what an item is, whoever looks at it.
+
+        In the candidate's order, and as the history has them: a candidate may be a set of items.
+        """
+        twins = (self.find("history", field.name) for field in self.role("candidate"))
+        return tuple(field for field in twins if field)
 
     @functools.cached_property
     def hash(self) -> str:
