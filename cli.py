@@ -1,8 +1,8 @@
 """The command line: parses, calls a library function, prints. No logic of its own.
 
     recjax train MODEL [--data SOURCE] [--out DIR] ...     recjax evaluate DIR [--data SOURCE]
-    recjax bench SUITE [--out DIR]                         recjax demo
-    recjax export DIR --format stablehlo --out DIR
+    recjax inspect [--data SOURCE]                         recjax demo
+    recjax bench SUITE [--out DIR]                         recjax export DIR --format F --out DIR
 
 Bad input ends with one line on standard error and exit code 2.
 """
@@ -100,6 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--on-bad-row", choices=("stop", "skip"), default="stop")
     evaluate.set_defaults(command=_evaluate)
 
+    inspect = commands.add_parser("inspect", help="hit rates and drift of a source's fields")
+    inspect.add_argument("--data", metavar="SOURCE", default="market", help="see train")
+    inspect.add_argument("--history", type=int, default=50, metavar="N", help="newest events read")
+    inspect.add_argument("--on-bad-row", choices=("stop", "skip"), default="stop")
+    inspect.set_defaults(command=_inspect)
+
     bench = commands.add_parser("bench", help="run a suite and write results.json")
     bench.add_argument(
         "suite", metavar="SUITE", help="accuracy, worlds, pipeline, training, kernels, last, gpu"
@@ -143,6 +149,14 @@ def _evaluate(options: argparse.Namespace) -> None:
     from .train import launch
 
     _show(launch.evaluate_run(options.folder, source=options.data, on_bad_row=options.on_bad_row))
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from .train import inspection
+    from .train.data.sources import open_source
+
+    dataset = open_source(options.data, on_bad_row=options.on_bad_row)
+    inspection.show(dataset, history=options.history)
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -74,7 +74,7 @@ def variables(model, config):
     return {**fresh, "tables": jax.tree.map(lambda table: 50 * table, fresh["tables"])}
 
 
-@pytest.mark.parametrize("model", ["lr", "mlp", "dcn", "din"])
+@pytest.mark.parametrize("model", ["mlr", "mlp", "dcn", "din"])
 def test_three_types_of_items_on_one_page(model):
     batch = batch_of(REQUEST)
     assert batch["candidate"]["shop"].tolist() == [[row("shop", 1), 0, row("shop", 4)]]
