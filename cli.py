@@ -60,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--data",
         metavar="SOURCE",
-        help="market[:PRESET], slates[:PRESET], candidates[:PRESET], events:FILE, movielens:DIR "
+        help="market[:PRESET], slates[:PRESET], candidates[:PRESET], planted[:PRESET], "
+        "events:FILE, movielens:DIR "
         "(default: the built-in world that the model is for)",
     )
     train.add_argument(
@@ -108,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="run a suite and write results.json")
     bench.add_argument(
-        "suite", metavar="SUITE", help="accuracy, worlds, pipeline, training, kernels, last, gpu"
+        "suite",
+        metavar="SUITE",
+        help="accuracy, worlds, pipeline, training, kernels, last, fields, gpu",
     )
     bench.add_argument("--out", default="runs/bench", metavar="DIR")
     bench.add_argument("--only", action="append", metavar="CASE", help="may be repeated")

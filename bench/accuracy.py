@@ -46,9 +46,8 @@ def _data() -> Path:
     return Path(os.environ.get("RECJAX_DATA", "../shared/data"))
 
 
-def cases() -> list[Case]:
-    """The built-in worlds, and the real data that are there."""
-    found = [MARKET, CONTROL]
+def real_sources() -> dict[str, str]:
+    """The real data that are there, by name."""
     data = _data()
     beauty = data / "amazon-beauty" / "interactions.csv.gz"
     real = {}
@@ -57,8 +56,16 @@ def cases() -> list[Case]:
     if (data / "ml-100k" / "u.data").is_file():
         real["MovieLens 100K"] = f"movielens:{data / 'ml-100k'}"
     if alibaba.is_there(data / "alibaba-ecomm"):
+        if not _ALIBABA.is_file():
+            alibaba.write_events(data / "alibaba-ecomm", _ALIBABA)
         real["Alibaba sample"] = f"events:{_ALIBABA}"
-    for name, source in real.items():
+    return real
+
+
+def cases() -> list[Case]:
+    """The built-in worlds, and the real data that are there."""
+    found = [MARKET, CONTROL]
+    for name, source in real_sources().items():
         found.append(Case(name, source, RANKERS, gains=_GAIN, bounds=_BOUNDS))
         found.append(Case(f"{name}, retrieval", source, _RETRIEVERS, gains=_RETRIEVED))
     return found
@@ -66,7 +73,4 @@ def cases() -> list[Case]:
 
 def run(only: list[str] | None = None, seeds: int = 3) -> list[Row]:
     """Cases by name (all of them by default), with seeds 0, 1, ..."""
-    chosen = choose(cases(), only)
-    if any(case.source == f"events:{_ALIBABA}" for case in chosen) and not _ALIBABA.is_file():
-        alibaba.write_events(_data() / "alibaba-ecomm", _ALIBABA)
-    return compare(chosen, seeds)
+    return compare(choose(cases(), only), seeds)

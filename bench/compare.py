@@ -7,6 +7,7 @@ method must not win.
 
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
@@ -21,10 +22,12 @@ from ..train import baselines, launch, metrics
 from ..train.data.dataset import Dataset
 from ..train.data.sources import open_source
 from ..train.evaluation import exchange_histories, predict
+from ..train.hit_rates import hit_rates
 from .results import Row
 
 UNITS = {"examples/s": "1/s"}
-BOUND = "auc, upper bound"
+BOUND, RARE, HIT_RATE = "auc, upper bound", "auc, rare items", "hit rate"
+_RARE = 3
 
 _Figures = dict[str, float]
 _Outcome = dict[str, dict[str, Any]]
@@ -51,6 +54,8 @@ class Case:
       gains: (richer method, poorer method, metric): their difference, seed by seed.
       bounds: (reference, method): by how much the reference may be ahead in AUC, seed by seed; the
         upper end of a 95 % interval, by paired bootstrap over users.
+      fitted: also report AUC on the training requests, on candidates that training shows at most
+        three times, and the share of the test's lookups in the finest field that training shows.
     """
 
     name: str
@@ -59,6 +64,7 @@ class Case:
     overrides: tuple[str, ...] = ()
     gains: tuple[tuple[str, str, str], ...] = ()
     bounds: tuple[tuple[str, str], ...] = ()
+    fitted: bool = False
 
 
 def compare(cases: list[Case], seeds: int) -> list[Row]:
@@ -137,7 +143,7 @@ def _in_process(
 ) -> _Outcome:
     overrides = [*case.overrides, *method.overrides]
     job: dict[str, Any] = {"model": method.model, "source": case.source, "overrides": overrides}
-    job |= {"seed": seed, "cores": cores, "scores": scores and str(scores)}
+    job |= {"seed": seed, "cores": cores, "scores": scores and str(scores), "fitted": case.fitted}
     command = [sys.executable, "-m", f"{__package__}.compare", json.dumps(job)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -160,6 +166,8 @@ def _train(job: dict[str, Any]) -> _Outcome:
         if "auc" in figures:
             other = launch.evaluate_run(folder, dataset=dataset, change=exchange_histories)
             figures["auc with others' histories"] = flat_metrics(other["test"])["auc"]
+        if job["fitted"]:
+            figures |= fitted(folder, dataset)
         if job["scores"]:
             _save_scores(Path(job["scores"]), folder, dataset)
         beside = {"the truth": truth_of(dataset)}
@@ -167,6 +175,32 @@ def _train(job: dict[str, Any]) -> _Outcome:
             beside = rules_of(dataset, launch.load_run(folder).saved.settings.history)
     figures["examples/s"] = results["train"]["examples_per_second"]
     return {"figures": figures, "beside": beside}
+
+
+def fitted(folder: Path, dataset: Dataset) -> _Figures:
+    """How well a run fits its training requests, and what it knows of what it rarely saw."""
+    trained = launch.load_run(folder)
+    history = trained.saved.settings.history
+    dataset = launch.prepared(dataset, trained.saved.settings)
+    task, found = dataset.schema.tasks[0], {}
+    score = functools.partial(
+        predict, trained.module, trained.config, trained.variables, dataset, history=history
+    )
+    if not dataset.samples_negatives:  # Positives alone have no AUC.
+        real = dataset.train.candidate >= 0
+        found["train auc"] = metrics.auc(
+            score(dataset.train)[task][real], dataset.train.label[task][real]
+        )
+    real = dataset.test.candidate >= 0
+    shown = dataset.train.candidate
+    shown = np.bincount(shown[shown >= 0], minlength=dataset.log.num_items)
+    rare = real & (shown[np.maximum(dataset.test.candidate, 0)] <= _RARE)
+    label = dataset.test.label[task][rare]
+    if len(np.unique(label)) == 2:
+        found[RARE] = metrics.auc(score(dataset.test)[task][rare], label)
+    candidates = [rate for rate in hit_rates(dataset, history=history) if rate.role != "history"]
+    found[HIT_RATE] = min(rate.hit_rate for rate in candidates)
+    return found
 
 
 def _save_scores(path: Path, folder: Path, dataset: Dataset) -> None:

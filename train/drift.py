@@ -9,6 +9,7 @@ one to look into (Siddiqi, "Credit Risk Scorecards", Wiley 2006, chapter 8).
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -95,7 +96,8 @@ def ks(before: np.ndarray, after: np.ndarray) -> float:
     """The Kolmogorov-Smirnov statistic of numbers, (n,) and (m,); 0 if one of them is empty."""
     if not len(before) or not len(after):
         return 0.0
-    return float(stats.ks_2samp(before, after, method="asymp").statistic)
+    found: Any = stats.ks_2samp(before, after, method="asymp")
+    return float(found.statistic)
 
 
 def _values(

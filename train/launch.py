@@ -206,11 +206,12 @@ def evaluate_run(
 
 
 def prepared(dataset: Dataset, settings: Settings) -> Dataset:
-    """The data set with the crosses and statistics that the settings ask for."""
+    """The data set with the fields that the settings add, and without those they leave out."""
     dataset = with_statistics(dataset, settings.statistics)
-    return with_crosses(
+    dataset = with_crosses(
         dataset, settings.crosses, rows=settings.cross_rows, history=settings.cross_history
     )
+    return dataset.without(settings.leave_out)
 
 
 def _parse(config: type, overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:

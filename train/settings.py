@@ -55,6 +55,7 @@ class Settings:
       patience: stop after so many epochs without a better validation AUC; 0 means never.
       unseen_share: share of ids shown as unknown in training, so that row 1 learns.
       checkpoint_every: steps between checkpoints; there is one at the end of every epoch anyway.
+      leave_out: fields that the model is not to see, NAME or ROLE.NAME.
       crosses: combinations of id fields to add, e.g. user.city*candidate.category.
       cross_rows: rows of each cross's table. cross_history: newest events that are crossed.
       statistics: counts of past events to add, e.g. count(item;7d); see `data.statistics`.
@@ -79,6 +80,7 @@ class Settings:
     patience: int = 2
     unseen_share: float = 0.002
     checkpoint_every: int = 1000
+    leave_out: tuple[str, ...] = ()
     crosses: tuple[str, ...] = ()
     cross_rows: int = 2**16
     cross_history: int = 10

@@ -1,6 +1,6 @@
 """What a source gives: a schema, a log, and requests to train, validate and test on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
@@ -42,3 +42,24 @@ class Dataset:
     truth: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     complete: Callable[[Requests], Requests] = lambda requests: requests
+
+    def without(self, names: Sequence[str]) -> "Dataset":
+        """The data set without some fields, `name` or `role.name`, and the tables only they read.
+
+        Raises:
+          ValueError: a name that no field has.
+        """
+        matches = lambda field: {field.name, f"{field.role}.{field.name}"} & set(names)
+        left_out = [field for field in self.schema.fields if matches(field)]
+        stray = set(names) - {name for field in left_out for name in matches(field)}
+        if stray:
+            known = ", ".join(f"{field.role}.{field.name}" for field in self.schema.fields)
+            raise ValueError(f"leave_out: no field {sorted(stray)[0]!r}; there are {known}.")
+        fields = tuple(field for field in self.schema.fields if field not in left_out)
+        read = {field.table_name for field in fields}
+        tables = tuple(table for table in self.schema.tables if table.name in read)
+        return dataclasses.replace(
+            self,
+            schema=dataclasses.replace(self.schema, fields=fields, tables=tables),
+            row_maps={name: rows for name, rows in self.row_maps.items() if name in read},
+        )

@@ -1,7 +1,7 @@
 """SOURCE strings, `KIND[:WHERE]`, and the code that opens each kind."""
 
 from ...zoo.features import RowMap
-from . import events, market, movielens
+from . import events, market, movielens, planted
 from .dataset import Dataset
 from .errors import DataError
 from .events import OnBadRow
@@ -12,6 +12,7 @@ SOURCES = (
     "market[:PRESET]",
     "slates[:PRESET]",
     "candidates[:PRESET]",
+    "planted[:PRESET]",
     "events:FILE",
     "movielens:DIR",
 )
@@ -30,7 +31,8 @@ def open_source(
     Args:
       source: e.g. "market", "market:evolving", "events:log.csv.gz", "movielens:ml-100k";
         "slates:cascade" holds exposed slates, for evaluators, "candidates:cascade" whatever could
-        have been shown, for re-rankers and generators.
+        have been shown, for re-rankers and generators; "planted:co_clicks" is a small world in
+        which one thing holds.
       max_train_per_user: newest training targets per user, for logs of interactions.
       on_bad_row: "stop" or "skip", for files of events.
       seed: of the built-in world; files have none.
@@ -46,6 +48,8 @@ def open_source(
                 f"Unknown market preset {where!r}; choose from {', '.join(market.PRESETS)}."
             )
         return market.load(where or "standard", seed=seed)
+    if kind == "planted":
+        return planted.load(where or "co_clicks", seed=seed)
     if kind in ("slates", "candidates"):
         where = where or "cascade"
         if where not in SLATES:

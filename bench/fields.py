@@ -1,0 +1,49 @@
+"""Suite `fields`: what features are worth, and what they cost.
+
+"co-clicks" is a planted world in which only pairs of items say anything, "popular" its control; a
+linear model with and without the cross of the two, and a mean of embeddings. "granularity" gives
+ a model the item, its category, or both, on real data where they are at hand: the finer a
+field, the rarer its values are met again. "rare items" are candidates that training shows at most
+three times.
+"""
+
+import functools
+
+from .accuracy import real_sources
+from .cases import choose
+from .compare import HIT_RATE, RARE, Case, Method, compare
+from .results import Row
+
+METRICS = ["auc", "train auc", RARE, HIT_RATE]
+
+_FAST = ("epochs=5", "batch_size=512", "history=3", "cross_history=1")
+_CROSS = "crosses=history.item*candidate.item"
+# Rare pairs want large steps; chosen on the validation requests.
+_RATE = "table_learning_rate=10"
+_LINEAR = Method("lr", "lr", (_RATE,))
+_CROSSED = Method("lr, crossed", "lr", (_RATE, _CROSS))
+_MEAN = Method("mlp", "mlp", ("pooling=mean",))
+_GAINS = (("lr, crossed", "lr", "auc"),)
+_GRAINS = (
+    Method("category", "din", ("leave_out=item",)),
+    Method("item", "din", ("leave_out=category",)),
+    Method("item and category", "din"),
+)
+
+
+def cases() -> list[Case]:
+    """The planted worlds, and the real data whose items have categories."""
+    case = functools.partial(Case, fitted=True)
+    found = [
+        case("co-clicks", "planted:co_clicks", (_LINEAR, _CROSSED, _MEAN), _FAST, _GAINS),
+        case("co-clicks, control", "planted:popular", (_LINEAR, _CROSSED, _MEAN), _FAST, _GAINS),
+    ]
+    for name, source in real_sources().items():
+        if name != "MovieLens 100K":  # its genres are a bag
+            found.append(case(f"granularity, {name}", source, _GRAINS))
+    return found
+
+
+def run(only: list[str] | None = None, seeds: int = 3) -> list[Row]:
+    """Cases by name (all of them by default), with seeds 0, 1, ..."""
+    return compare(choose(cases(), only), seeds)
