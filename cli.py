@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "suite",
         metavar="SUITE",
-        help="accuracy, worlds, pipeline, training, kernels, last, fields, gpu",
+        help="accuracy, worlds, pipeline, training, kernels, last, fields, search, gpu",
     )
     bench.add_argument("--out", default="runs/bench", metavar="DIR")
     bench.add_argument("--only", action="append", metavar="CASE", help="may be repeated")

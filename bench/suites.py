@@ -9,7 +9,17 @@ from . import results
 
 # Modules of this package, imported when they are asked for: some need more than others. Each has
 # `run(...) -> rows` and `METRICS`, the columns of its table, and may have `draw(rows, path)`.
-SUITES = ("accuracy", "worlds", "pipeline", "training", "kernels", "last", "fields", "gpu")
+SUITES = (
+    "accuracy",
+    "worlds",
+    "pipeline",
+    "training",
+    "kernels",
+    "last",
+    "fields",
+    "search",
+    "gpu",
+)
 
 
 def run(
