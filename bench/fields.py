@@ -9,7 +9,7 @@ three times.
 
 import functools
 
-from .accuracy import real_sources
+from .accuracy import made, real_sources
 from .cases import choose
 from .compare import HIT_RATE, RARE, Case, Method, compare
 from .results import Row
@@ -46,4 +46,4 @@ def cases() -> list[Case]:
 
 def run(only: list[str] | None = None, seeds: int = 3) -> list[Row]:
     """Cases by name (all of them by default), with seeds 0, 1, ..."""
-    return compare(choose(cases(), only), seeds)
+    return compare(made(choose(cases(), only)), seeds)

@@ -96,9 +96,8 @@ def _search(
     )
     overrides: list[_Overrides] = [{}]
     while len(values) < TRIALS:
-        trials = [
-            study.ask(_distributions()) for _ in range(min(train.width, TRIALS - len(values)))
-        ]
+        few = min(train.width, TRIALS - len(values))
+        trials = [study.ask(_distributions()) for _ in range(few)]
         found = pool.map(lambda trial: train(case.source, trial.params, 0)["validation"], trials)
         for trial, value in zip(trials, found, strict=True):
             study.tell(trial, value)
@@ -133,16 +132,9 @@ def _judge(
     jobs = [(overrides, seed) for seed in range(1, seeds + 1) for overrides in ({}, best)]
     found = list(pool.map(lambda job: train(case.source, *job)["test"], jobs))
     mine, other = found[::2], found[1::2]
-    return [
-        Row.of(case.name, "defaults", "auc", mine),
-        Row.of(case.name, "searched", "auc", other),
-        Row.of(
-            case.name,
-            "defaults - searched",
-            "auc",
-            [a - b for a, b in zip(mine, other, strict=True)],
-        ),
-    ]
+    gain = [a - b for a, b in zip(mine, other, strict=True)]
+    shown = {"defaults": mine, "searched": other, "defaults - searched": gain}
+    return [Row.of(case.name, method, "auc", values) for method, values in shown.items()]
 
 
 def _sensitivity(

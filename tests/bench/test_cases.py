@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from recjax.bench import accuracy, worlds
+from recjax.bench import accuracy, fields, worlds
 from recjax.bench import compare as compare_module
 from recjax.bench.cases import choose
 from recjax.bench.compare import (
@@ -15,16 +15,18 @@ from recjax.bench.compare import (
     flat_metrics,
     rules_of,
 )
+from recjax.train.data import planted
 from recjax.train.data.market import PRESETS
 from recjax.train.data.sources import open_source
 from recjax.train.settings import Settings
 from recjax.zoo import MODELS
 
-CASES = [*accuracy.cases(), *worlds.cases()]
+SUITES = (accuracy, worlds, fields)
+CASES = [case for suite in SUITES for case in suite.cases()]
 
 
 def test_names_are_distinct():
-    for suite in (accuracy, worlds):
+    for suite in SUITES:
         names = [case.name for case in suite.cases()]
         assert len(set(names)) == len(names)
 
@@ -33,6 +35,7 @@ def test_names_are_distinct():
 def test_a_case_names_what_exists(case):
     kind, _, preset = case.source.partition(":")
     assert kind != "market" or preset in PRESETS
+    assert kind != "planted" or preset in planted.PRESETS
     for method in case.methods:
         options = {*MODELS[method.model].Config.__dataclass_fields__} - {"schema"}
         known = options | {*Settings.__dataclass_fields__}

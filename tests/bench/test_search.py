@@ -1,0 +1,69 @@
+import math
+
+import pytest
+
+from recjax.bench import search
+from recjax.train import defaults
+from recjax.train.settings import Settings
+from recjax.zoo import din
+
+optuna = pytest.importorskip("optuna")
+
+
+class Known:
+    """Trainings whose outcome is known: the best rate is 0.02, and softmax costs 0.1."""
+
+    def __init__(self, place, cores):
+        self.width, self.asked = len(list(cores)), []
+
+    def __call__(self, source, overrides, seed):
+        self.asked.append((overrides, seed))
+        rate = overrides.get("table_learning_rate", Settings().table_learning_rate)
+        value = 0.8 - 0.05 * abs(math.log10(rate / 0.02))
+        value -= 0.1 * (overrides.get("normalize", "none") == "softmax")
+        return {"validation": value, "test": value - 0.01 * seed}
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    monkeypatch.setattr(search, "_Trainings", Known)
+    monkeypatch.setattr(search, "TRIALS", 30)
+    return {(row.method, row.metric): row for row in search.run(only=["market"], seeds=2)}
+
+
+def test_the_search_finds_what_there_is_and_says_what_it_is_worth(rows):
+    default = 0.8 - 0.05 * math.log10(0.02 / Settings().table_learning_rate)
+    assert rows["defaults", "validation auc"].value == pytest.approx(default)
+    best = rows["searched", "validation auc"].value
+    assert 0.79 < best <= 0.8
+    # Judged with other seeds, on the test set.
+    assert rows["defaults", "auc"].high == pytest.approx(default - 0.01)
+    assert rows["defaults", "auc"].low == pytest.approx(default - 0.02)
+    assert rows["defaults - searched", "auc"].value == pytest.approx(default - best)
+
+
+def test_sensitivity_moves_one_setting_at_a_time(rows, tmp_path):
+    moved = {m: row.value for (m, metric), row in rows.items() if metric == search.METRICS[-1]}
+    assert moved["table_learning_rate x 10"] == pytest.approx(
+        0.05 * (math.log10(0.02 / 3e-3) - math.log10(3e-2 / 0.02))
+    )
+    assert moved["learning_rate x 10"] == 0.0
+    assert moved["normalize = softmax"] == pytest.approx(-0.1)
+    assert "normalize = none" not in moved and "product = False" in moved
+    search.draw(list(rows.values()), tmp_path / "search.png")
+    assert (tmp_path / "search.png").stat().st_size > 0
+
+
+def test_the_space_holds_the_defaults_and_names_what_exists():
+    point, settings = search._defaults(), defaults.settings(search.MODEL)
+    assert point["batch_size"] == settings.batch_size
+    known = {*din.Config.__dataclass_fields__, *Settings.__dataclass_fields__}
+    assert {*search.RATES, *search.CHOICES} <= known
+    for name, (low, high) in search.RATES.items():
+        assert low < point[name] < high
+    for name, choices in search.CHOICES.items():
+        assert point[name] in choices
+    trial = optuna.trial.create_trial(
+        params=point, distributions=search._distributions(), value=0.0
+    )
+    assert trial.params == point
