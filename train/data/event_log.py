@@ -50,8 +50,8 @@ class EventLog:
 
     @property
     def num_items(self) -> int:
-        """How many items the catalogue holds."""
-        return len(next(iter(self.items.values())))
+        """How many items the catalogue holds; 0 where it says nothing of them."""
+        return len(next(iter(self.items.values()), ()))
 
     def lengths(self) -> np.ndarray:
         """(U,) events per user."""

@@ -90,14 +90,14 @@ class ColumnStore:
 
     def _read(self, start: int, rows: int) -> np.ndarray:
         records = np.empty(rows, self._row)
-        size, view = self._row.itemsize, memoryview(records).cast("B")
+        size, view = self._row.itemsize, records.view(np.uint8).data
         done = 0
         while done < len(view):
             done += os.preadv(self._file.fileno(), [view[done:]], start * size + done)
         return records
 
     def _write(self, records: np.ndarray, start: int) -> None:
-        size, view = self._row.itemsize, memoryview(records).cast("B")
+        size, view = self._row.itemsize, records.view(np.uint8).data
         done = 0
         try:
             while done < len(view):
