@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...zoo.features import UNSEEN_ROW, KnownRows, RowMap, signatures
+from ...zoo.features import UNSEEN_ROW, DistinctCounts, KnownRows, RowMap, signatures
 from ..progress import Progress
 from .store import ColumnStore
 
@@ -45,10 +45,28 @@ class CodeRows(NamedTuple):
         return np.where(self.codes[at] == codes, self.rows[at], np.int32(UNSEEN_ROW))
 
 
-def vocabulary(table: str, codes: np.ndarray, values: Values) -> KnownRows:
-    """The vocabulary of the values of distinct codes."""
-    parts = [np.zeros(0, np.uint64), *_signed(table, codes, values)]
-    return KnownRows.of(np.concatenate(parts))
+def admit(
+    counts: dict[str, DistinctCounts],
+    values: Values,
+    min_count: int,
+    given: dict[str, RowMap],
+) -> tuple[dict[str, RowMap], dict[str, CodeRows]]:
+    """A row map for each table, and the rows of its codes.
+
+    Those of `given` stay as they are: `counts` must then hold all codes that may come. Others hold
+    what was counted at least `min_count` times. Empties `counts`.
+    """
+    row_maps: dict[str, RowMap] = {}
+    rows: dict[str, CodeRows] = {}
+    for table in tuple(counts):
+        codes = counts.pop(table).frequent(1 if table in given else min_count)
+        if table in given:
+            row_maps[table] = given[table]
+        else:
+            signed = [np.zeros(0, np.uint64), *_signed(table, codes, values)]
+            row_maps[table] = KnownRows.of(np.concatenate(signed))
+        rows[table] = CodeRows.of(table, codes, values, row_maps[table])
+    return row_maps, rows
 
 
 def watched_blocks(store: ColumnStore, title: str) -> Iterator[tuple[int, dict[str, np.ndarray]]]:

@@ -30,7 +30,7 @@ import pyarrow.compute
 
 from ...zoo.features import DistinctCounts, Field, RowMap, Schema, Table
 from ...zoo.features.record import numbers_of
-from .coded import CodeRows, vocabulary, watched_blocks
+from .coded import admit, watched_blocks
 from .dataset import Dataset
 from .errors import DataError
 from .event_log import EventLog, Requests
@@ -194,12 +194,7 @@ def _replace_codes(
             # For a given vocabulary all values matter, wherever they stand.
             counted = slice(None) if name in given else slice(max(train - start, 0))
             counts[name].add(block[name][counted].view(np.uint32)[present[name][counted]])
-    row_maps: dict[str, RowMap] = {}
-    rows = {}
-    for name in CATEGORIES:
-        codes = counts.pop(name).frequent(1 if name in given else min_count)
-        row_maps[name] = given.get(name) or vocabulary(name, codes, _texts)
-        rows[name] = CodeRows.of(name, codes, _texts, row_maps[name])
+    row_maps, rows = admit(counts, _texts, min_count, given)
     for start, block, present in _with_presence(features, rest, f"{path.name}: finding rows"):
         found = {name: rows[name](block[name].view(np.uint32)) for name in CATEGORIES}
         features.replace(
@@ -210,11 +205,11 @@ def _replace_codes(
 
 def _with_presence(features: ColumnStore, rest: ColumnStore, title: str) -> Any:
     """(first row, columns, which values are there) of consecutive blocks."""
-    pairs = zip(watched_blocks(features, title), rest.blocks(), strict=True)
-    for (start, block), (_, told) in pairs:
+    for start, block in watched_blocks(features, title):
         codes = {name: np.ascontiguousarray(block[name]) for name in CATEGORIES}
-        there = lambda bit, missing=told["missing"]: missing & np.int32(1 << bit) == 0
-        yield start, codes, {name: there(bit) for bit, name in enumerate(CATEGORIES)}
+        missing = rest.read(start, len(codes["c1"]))["missing"]
+        there = {name: missing & np.int32(1 << i) == 0 for i, name in enumerate(CATEGORIES)}
+        yield start, codes, there
 
 
 def _requests(

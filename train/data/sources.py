@@ -1,7 +1,7 @@
 """SOURCE strings, `KIND[:WHERE]`, and the code that opens each kind."""
 
 from ...zoo.features import RowMap
-from . import criteo, events, market, movielens
+from . import aliccp, criteo, events, market, movielens
 from .dataset import Dataset
 from .errors import DataError
 from .events import OnBadRow
@@ -15,6 +15,7 @@ SOURCES = (
     "events:FILE",
     "movielens:DIR",
     "criteo:FILE",
+    "aliccp:DIR",
 )
 
 
@@ -55,12 +56,14 @@ def open_source(
         draw = 2 * seed + (kind == "candidates")
         world = SlateWorld(SLATES[where], seed)
         return slate_log.load(world, name=f"{kind}:{where}", seed=draw, view=kind)
-    if kind not in ("events", "movielens", "criteo"):
+    if kind not in ("events", "movielens", "criteo", "aliccp"):
         raise DataError(f"Unknown source {source!r}; choose from {', '.join(SOURCES)}.")
     if not where:
         raise DataError(f"Source {kind!r} needs a path: {kind}:PATH.")
     if kind == "criteo":
         return criteo.load(where, on_bad_row=on_bad_row, row_maps=row_maps)
+    if kind == "aliccp":
+        return aliccp.load(where, on_bad_row=on_bad_row, row_maps=row_maps)
     if kind == "events":
         return events.load(
             where, max_train_per_user=max_train_per_user, on_bad_row=on_bad_row, row_maps=row_maps

@@ -20,7 +20,7 @@ import numpy as np
 from .errors import DataError
 
 FOLDER = "RECJAX_CACHE"
-BLOCK = 2**18
+BLOCK_BYTES = 2**25
 
 
 class Column(NamedTuple):
@@ -61,17 +61,23 @@ class ColumnStore:
         self._write(records, self._rows)
         self._rows += rows
 
-    def blocks(self, rows: int = BLOCK) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """(index of the first row, copies of the columns) of consecutive blocks."""
+    def read(self, start: int, rows: int) -> dict[str, np.ndarray]:
+        """Copies of the columns of `rows` rows from `start` on."""
+        records = self._read(start, rows)
+        return {name: records[name] for name in self._row.names or ()}
+
+    def blocks(self, rows: int | None = None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """(index of the first row, copies of the columns) of consecutive blocks.
+
+        A block is of BLOCK_BYTES, unless `rows` says of how many rows.
+        """
+        rows = rows or max(1, BLOCK_BYTES // self._row.itemsize)
         for start in range(0, self._rows, rows):
-            records = self._read(start, min(rows, self._rows - start))
-            yield start, {name: records[name] for name in self._row.names or ()}
+            yield start, self.read(start, min(rows, self._rows - start))
 
     def replace(self, start: int, block: Mapping[str, np.ndarray]) -> None:
         """Overwrites some columns of the rows from `start` on."""
         rows = len(next(iter(block.values())))
-        if not 0 <= start <= self._rows - rows:
-            raise ValueError(f"Rows {start}..{start + rows} are not all among {self._rows}.")
         records = self._read(start, rows)
         for name, value in block.items():
             _require(name, value, records[name])
@@ -89,6 +95,8 @@ class ColumnStore:
         return {name: np.asarray(mapped[name]) for name in self._row.names or ()}
 
     def _read(self, start: int, rows: int) -> np.ndarray:
+        if not 0 <= start <= self._rows - rows:
+            raise ValueError(f"Rows {start}..{start + rows} are not all among {self._rows}.")
         records = np.empty(rows, self._row)
         size, view = self._row.itemsize, records.view(np.uint8).data
         done = 0
