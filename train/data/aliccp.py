@@ -130,7 +130,7 @@ def load(
     visits = ColumnStore(_columns(USER))
     known = {part: reader.visits(part, visits) for part in ("train", "test")}
     parts = {part: _request_store() for part in ("train", "validation", "test")}
-    last = known["train"].first + len(known["train"].signed) * 9 // 10
+    last = known["test"].first * 9 // 10
     for requests in reader.requests("train", known["train"]):
         is_train = requests["visit"] < last
         for part, chosen in (("train", is_train), ("validation", ~is_train)):
@@ -209,11 +209,15 @@ class _Reader:
             seen.append(signed[visit.indices.to_numpy()])
             lines.append(block["line"].to_numpy())
         signed, line = np.concatenate(seen), np.concatenate(lines)
+        if not len(signed):
+            raise DataError(f"{path}: no line can be used ({self._bad.first}).")
         order = np.argsort(signed, kind="stable")
         again = np.flatnonzero(signed[order][1:] == signed[order][:-1])
         for at in again[np.argsort(order[again + 1])]:
             twin = line[order[at]]
-            self._bad.add(path, int(line[order[at + 1]]), f"repeats the visit of line {twin}")
+            self._bad.add(
+                path, int(line[order[at + 1]]), f"repeats the common feature index of line {twin}"
+            )
         # Of a visit that comes twice the first counts.
         order = np.delete(order, again + 1)
         return _Visits(signed[order], (first + order).astype(np.int32), first)

@@ -114,6 +114,10 @@ def _at_once(lists: pa.StringArray, held: np.ndarray) -> Features | None:
     # Arrow ends a line at a lone CR, skips spaces, and takes 0x10 for 16.
     if any(letter in text for letter in (b"\r", b" ", b"\t", b"x", b"X")):
         return None
+    letters = np.frombuffer(text, np.uint8)
+    marks = letters[(letters == _AFTER_FIELD[0]) | (letters == _AFTER_ID[0])]
+    if (marks[::2] != _AFTER_FIELD[0]).any() or (marks[1::2] != _AFTER_ID[0]).any():
+        return None
     try:
         table = pyarrow.csv.read_csv(
             pa.BufferReader(text.translate(_AS_LINES)),

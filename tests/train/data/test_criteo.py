@@ -40,7 +40,7 @@ def write(tmp_path, content=TEXT, name="train.txt"):
     return path
 
 
-def many(count=600, seed=0):
+def many(count=1000, seed=0):
     """Lines in which c1 tells the label."""
     draws = np.random.default_rng(seed)
     for _ in range(count):
@@ -206,7 +206,8 @@ def test_too_few(tmp_path):
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("criteo")
     path = write(folder, "".join(many()))
-    settings = {"steps": 12, "batch_size": 128, "learning_rate": 0.01}
+    settings = {"epochs": 6, "batch_size": 128, "learning_rate": 0.01}
+    settings["table_learning_rate"] = 0.05
     run, results = launch.train(
         "dcn",
         source=f"criteo:{path}",
@@ -220,7 +221,7 @@ def trained(tmp_path_factory):
 
 def test_dcn_learns_from_a_file(trained):
     path, run, results = trained
-    assert results["data"] == f"criteo:{path}" and results["facts"]["lines"] == 600
+    assert results["data"] == f"criteo:{path}" and results["facts"]["lines"] == 1000
     # P(click) is 0.9 for half of the lines and 0.1 for the others: the truth has AUC 0.9.
     assert results["test"]["auc"] > 0.75
     assert results["test"]["gauc"] == results["test"]["auc"]
