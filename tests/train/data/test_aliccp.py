@@ -5,6 +5,7 @@ import pytest
 
 from recjax.train import launch
 from recjax.train.data import aliccp
+from recjax.train.data.aliccp_files import BAG, NODES
 from recjax.train.data.errors import DataError
 from recjax.train.data.event_log import leaks
 from recjax.train.data.pipeline import evaluation_batches
@@ -88,7 +89,7 @@ def test_what_the_files_say(tmp_path, packed):
     assert data.test.shown["category"].tolist() == [[1], [0]]  # 6 is new, none is padding
     assert set(shown["category_match"].ravel()) == {1}  # once each: too rare
     seven, eight = rows(data, "nodes", 7, 8)
-    assert shown["nodes"].shape == (18, 1, aliccp.NODES)
+    assert shown["nodes"].shape == (18, 1, NODES)
     assert shown["nodes"][0].tolist() == [[seven] + [0] * 7]
     assert shown["nodes"][1].tolist() == [[seven, eight] + [0] * 6]
     assert set(data.train.context["position"]) == {2}
@@ -103,7 +104,7 @@ def test_users_are_visits(tmp_path):
     assert users["user"].tolist() == [zero, one, two] * 3 + [zero] + [1, one]
     assert users["gender"].tolist()[-2:] == [0, 0]
     bag = users["user_categories"]
-    assert bag.shape == (12, aliccp.BAG)
+    assert bag.shape == (12, BAG)
     # The heaviest 50 of 60, heaviest first.
     assert bag[0].tolist() == rows(data, "user_categories", *range(59, 9, -1))
     assert not bag[10:].any() and not users["user_shops"].any()
