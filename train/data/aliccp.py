@@ -15,16 +15,17 @@ Fields: `USER`, `CONTEXT` and `CANDIDATE` of `aliccp_files`, one table each. Val
 (logarithms of counts, or 1) are not read, but for bags: what the user did in 14 days keeps the
 `BAG` heaviest entries. Features of other numbers, and those beyond the width of their field, are
 left out and counted in `facts`. A value that training sees on fewer than 10 lines reads row 1: it
-does not repay a row of its own.
+does not repay a row of its own (AITM's preparation does about the same).
 
-Tasks: click, and conversion, which here is click *and* conversion: some published lines have a
-conversion without a click, bought some other way. They stay, as impressions nobody clicked.
-GAUC is by visit.
+Tasks: click, and conversion, which here is click *and* conversion: a few published lines have a
+conversion without a click, bought some other way. They stay, as impressions nobody clicked; the
+preparation that is most often used (of AITM, KDD 2021) leaves them out. GAUC is by visit.
 
 Split: the published test files, which follow the training files in time, are the test.
 Validation is the last tenth of the visits in the order of common_features_train.csv, wherever
-their lines stand: a visit never straddles the split. Sample ids are not compared: a line that
-stands there twice counts twice. `Requests.time` is the number of the line: it only orders.
+their lines stand: a visit never straddles the split, as it does where lines are drawn one by one.
+Sample ids are not compared: a line that stands there twice counts twice. `Requests.time` is the
+number of the line: it only orders.
 """
 
 from pathlib import Path

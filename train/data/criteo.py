@@ -14,9 +14,9 @@ the benchmark Criteo_x4 (https://openbenchmark.github.io/BARS): what is rarer le
 would take most of the rows. Rare and new values read row 1, empty ones are padding.
 
 Split: by time, which is the order of lines: the first eight tenths train, the next validates, the
-last tests, as a model is used that predicts tomorrow. Published numbers mostly split by line at
-random (Criteo_x1, 7:2:1), which lets a model see the future of the campaigns it is tested on: they
-are higher, and not to be compared. Lines may repeat; they count as often as they stand there.
+last tests, as a model is used that predicts tomorrow. Published numbers are mostly of parts drawn
+line by line (Criteo_x4: of these sizes), which shows a model the future of the campaigns that it
+is tested on: not to be compared. Lines may repeat; they count as often as they stand there.
 `Requests.time` is the number of the line: it only orders.
 """
 

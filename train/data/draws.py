@@ -12,6 +12,7 @@ from ...zoo.features.signature import mix
 from .event_log import EventLog
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
+_AT_ONCE = 2**20
 
 
 def bits(*address: int | np.ndarray) -> np.ndarray:
@@ -38,7 +39,12 @@ def uniform(*address: int | np.ndarray) -> np.ndarray:
 
 def permutation(size: int, *address: int) -> np.ndarray:
     """An order of `range(size)`."""
-    return np.argsort(bits(*address, np.arange(size)), kind="stable")
+    noise = np.empty(size, np.uint64)
+    # A block at a time: `bits` needs several times what it gives, and orders can be long.
+    for start in range(0, size, _AT_ONCE):
+        stop = min(start + _AT_ONCE, size)
+        noise[start:stop] = bits(*address, np.arange(start, stop))
+    return np.argsort(noise, kind="stable")
 
 
 class UntouchedItems:
