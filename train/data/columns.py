@@ -1,0 +1,115 @@
+"""Long columns, a piece at a time.
+
+NumPy turns every index to int64 and makes a temporary of every expression, each as long as its
+operands; on a hundred million events that is most of the memory. Here they are as long as a piece.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+
+pc: Any = pyarrow.compute  # its functions are made when it is imported
+_PIECE = 2**22
+# A table of all ids between the smallest and the largest is looked up faster than sorted ids.
+_LARGEST_TABLE = 2**27
+
+
+def pieces(length: int) -> Iterator[slice]:
+    """Consecutive slices of `range(length)`."""
+    for start in range(0, length, _PIECE):
+        yield slice(start, min(start + _PIECE, length))
+
+
+def take(values: np.ndarray, index: np.ndarray, dtype: np.dtype | type | None = None) -> np.ndarray:
+    """`values[index]`, as `dtype`."""
+    result = np.empty((len(index), *values.shape[1:]), dtype or values.dtype)
+    for piece in pieces(len(index)):
+        result[piece] = values[index[piece]]
+    return result
+
+
+def count(values: np.ndarray, size: int = 0) -> np.ndarray:
+    """(>= size,) int64, how often each of 0, 1, 2, ... occurs."""
+    counts = np.zeros(max(size, int(values.max(initial=-1)) + 1), np.int64)
+    for piece in pieces(len(values)):
+        counts += np.bincount(values[piece], minlength=len(counts))
+    return counts
+
+
+def compact(values: np.ndarray) -> np.ndarray:
+    """The same integers, as int32 if all fit."""
+    if values.dtype == np.int32 or not len(values):
+        return values.astype(np.int32)
+    limits = np.iinfo(np.int32)
+    fits = limits.min <= values.min() and values.max() <= limits.max
+    return values.astype(np.int32) if fits else values
+
+
+def joined(parts: list[np.ndarray]) -> np.ndarray:
+    """Concatenates, and empties the list as it goes: one column is never held twice."""
+    result = np.empty(sum(map(len, parts)), np.result_type(*parts) if parts else np.int32)
+    parts.reverse()
+    start = 0
+    while parts:
+        part = parts.pop()
+        result[start : start + len(part)] = part
+        start += len(part)
+    return result
+
+
+def distinct_of(values: np.ndarray) -> np.ndarray:
+    """The distinct integers, sorted. Sorts `values` in place, and returns a part of it."""
+    values.sort()
+    end = 0
+    for piece in pieces(len(values)):
+        part = values[piece]
+        new = np.empty(len(part), bool)
+        new[1:] = part[1:] != part[:-1]
+        new[:1] = end == 0 or part[0] != values[end - 1]
+        part = part[new]
+        values[end : end + len(part)] = part
+        end += len(part)
+    return values[:end]
+
+
+def codes(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each id stands among all distinct ids, sorted: the order of events does not matter.
+
+    Returns:
+      (E,) int32 codes, which take the place of `ids` if those are int32, and the (N,) ids.
+    """
+    low, high = int(ids.min(initial=0)), int(ids.max(initial=0))
+    result = ids if ids.dtype == np.int32 else np.empty(len(ids), np.int32)
+    if high - low >= _LARGEST_TABLE:
+        distinct = distinct_of(ids.copy()).copy()
+        for piece in pieces(len(ids)):
+            result[piece] = np.searchsorted(distinct, ids[piece])
+        return result, distinct
+    occurs = np.zeros(high - low + 1, bool)
+    for piece in pieces(len(ids)):
+        occurs[ids[piece].astype(np.int64) - low] = True
+    table = np.cumsum(occurs, dtype=np.int32) - np.int32(1)
+    for piece in pieces(len(ids)):
+        result[piece] = table[ids[piece].astype(np.int64) - low]
+    return result, np.flatnonzero(occurs) + low
+
+
+def codes_of_texts(texts: pa.Array) -> tuple[np.ndarray, pa.Array]:
+    """The same for an Arrow array of text, in the order of its UTF-8 bytes."""
+    coded = texts.dictionary_encode()
+    order = pc.array_sort_indices(coded.dictionary).to_numpy()
+    rank = np.empty(len(order), np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    return take(rank, coded.indices.to_numpy()), coded.dictionary.take(pa.array(order))
+
+
+def first_of_each(codes: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
+    """(size,) the value that stands beside the first occurrence of each code."""
+    result = np.zeros(size, values.dtype)
+    # Backwards: what is written last stays.
+    for piece in reversed(list(pieces(len(codes)))):
+        result[codes[piece][::-1]] = values[piece][::-1]
+    return result
