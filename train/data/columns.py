@@ -97,13 +97,16 @@ def codes(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return result, np.flatnonzero(occurs) + low
 
 
-def codes_of_texts(texts: pa.Array) -> tuple[np.ndarray, pa.Array]:
-    """The same for an Arrow array of text, in the order of its UTF-8 bytes."""
-    coded = texts.dictionary_encode()
-    order = pc.array_sort_indices(coded.dictionary).to_numpy()
+def codes_of_texts(parts: list[pa.DictionaryArray]) -> tuple[np.ndarray, pa.Array]:
+    """The same for text that comes in parts, in the order of its UTF-8 bytes. Empties the list."""
+    unified = pa.chunked_array(parts).unify_dictionaries()
+    parts.clear()
+    distinct = unified.chunk(0).dictionary
+    order = pc.array_sort_indices(distinct).to_numpy()
     rank = np.empty(len(order), np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
-    return take(rank, coded.indices.to_numpy()), coded.dictionary.take(pa.array(order))
+    codes = [rank[chunk.indices.to_numpy()] for chunk in unified.chunks]
+    return joined(codes), distinct.take(pa.array(order))
 
 
 def first_of_each(codes: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
@@ -112,4 +115,19 @@ def first_of_each(codes: np.ndarray, values: np.ndarray, size: int) -> np.ndarra
     # Backwards: what is written last stays.
     for piece in reversed(list(pieces(len(codes)))):
         result[codes[piece][::-1]] = values[piece][::-1]
+    return result
+
+
+def firsts(keys: tuple[np.ndarray, ...], time: np.ndarray | None = None) -> np.ndarray:
+    """(E,) bool: the events that no event of the same keys precedes, in time, then in the file."""
+    order = np.lexsort((*(() if time is None else (time,)), *reversed(keys)))
+    result = np.empty(len(order), bool)
+    for piece in pieces(len(order)):
+        before = order[np.maximum(np.arange(piece.start, piece.stop) - 1, 0)]
+        same = np.ones(len(before), bool)
+        for key in keys:
+            same &= key[order[piece]] == key[before]
+        if piece.start == 0:
+            same[:1] = False
+        result[order[piece]] = ~same
     return result

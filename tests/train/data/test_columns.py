@@ -53,14 +53,29 @@ def test_codes(piece, far):
     found, distinct = columns.codes(ids.copy())
     assert found.tolist() == [2, 0, 2, 1, 0] and found.dtype == np.int32
     assert distinct.tolist() == [-2, 3, far]
-    found, distinct = columns.codes_of_texts(pa.array(["b", "é", "b", "a"]))
-    assert found.tolist() == [1, 2, 1, 0] and distinct.to_pylist() == ["a", "b", "é"]
+
+
+def test_codes_of_texts():
+    parts = [pa.array(part).dictionary_encode() for part in (["b", "é", "b"], ["a"], ["é", "a"])]
+    found, distinct = columns.codes_of_texts(parts)
+    assert found.tolist() == [1, 2, 1, 0, 2, 0] and found.dtype == np.int32
+    assert distinct.to_pylist() == ["a", "b", "é"]
+    assert parts == []
 
 
 def test_first_of_each(piece):
     codes = np.array([2, 0, 2, 2, 0, 3])
     values = np.array([10, 20, 30, 40, 50, 60], np.int32)
     assert columns.first_of_each(codes, values, 5).tolist() == [20, 0, 10, 60, 0]
+
+
+def test_firsts(piece):
+    a = np.array([1, 2, 1, 1, 2, 1], np.int32)
+    b = np.array([5, 5, 5, 6, 5, 5], np.int32)
+    # (1, 5) at 0, 2 and 5; (2, 5) at 1 and 4; (1, 6) at 3.
+    assert columns.firsts((a, b)).tolist() == [True, True, False, True, False, False]
+    time = np.array([9, 3, 4, 1, 2, 4])
+    assert columns.firsts((a, b), time).tolist() == [False, False, True, True, True, False]
 
 
 @pytest.mark.parametrize("make", [hand_made_dataset, random_dataset])
