@@ -9,7 +9,7 @@ https://github.com/xuehansheng/DyHATR. Three files of tab-separated values witho
     ecomm_user_feature.txt   user, gender, age level, education, career, income, stages of life
 
 The features of users are the publisher's guesses; -1 says that there is none. Items and users that
-their files do not list have no features.
+their files do not list have no features; those that are of no event are left out.
 
 Only the first event of every user with every item counts: nearly half of all events repeat one,
 and whoever repeats the past would win. Days are all the time there is; within a day the order is
@@ -119,7 +119,7 @@ def _read(folder: Path, bad: BadRows) -> tuple[Interactions, int]:
 
 def _events(path: Path, bad: BadRows) -> tuple[np.ndarray, ...]:
     """User, item, position in BEHAVIORS and second of every event."""
-    parts: tuple[list[np.ndarray], ...] = ([], [], [], [])
+    parts = [columns.Column() for _ in range(4)]
     names = pa.array(list(BEHAVIORS))
     choices = {"behavior": tuple(BEHAVIORS)}
     form: Any = {"separator": "\t", "choices": choices, "numbered": True}
@@ -135,7 +135,7 @@ def _events(path: Path, bad: BadRows) -> tuple[np.ndarray, ...]:
             bad.add(path, int(line[row]), f"day must be yyyymmdd since 1970, got {day[row]}")
         for part, column in zip(parts, (user, item, behavior, time), strict=True):
             part.append(column[time >= 0])
-    return tuple(columns.joined(part) for part in parts)
+    return tuple(part.whole() for part in parts)
 
 
 def _seconds(day: int) -> int:

@@ -97,7 +97,10 @@ def _read(
         raise DataError(f"{reviews}: holds no review that can be read ({bad.first}).")
     user, _ = columns.codes_of_texts(users)
     item, item_ids = columns.codes_of_texts(products)
-    time = columns.joined([part.to_numpy() for part in times])
+    seconds = columns.Column()
+    for part in times:
+        seconds.append(columns.compact(part.to_numpy()))
+    time = seconds.whole()
     once = columns.firsts((user, item, time))
     facts: dict[str, Any] = {"repeated reviews left out": len(once) - int(once.sum())}
     of_items: tuple[Attribute, ...] = ()

@@ -13,6 +13,8 @@ import pyarrow.compute
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 _PIECE = 2**22
+# 64 MB of int32: what is smaller may stay with the allocator.
+_CHUNK = 2**24
 # A table of all ids between the smallest and the largest is looked up faster than sorted ids.
 _LARGEST_TABLE = 2**27
 
@@ -48,16 +50,39 @@ def compact(values: np.ndarray) -> np.ndarray:
     return values.astype(np.int32) if fits else values
 
 
-def joined(parts: list[np.ndarray]) -> np.ndarray:
-    """Concatenates, and empties the list as it goes: one column is never held twice."""
-    result = np.empty(sum(map(len, parts)), np.result_type(*parts) if parts else np.int32)
-    parts.reverse()
-    start = 0
-    while parts:
-        part = parts.pop()
-        result[start : start + len(part)] = part
-        start += len(part)
-    return result
+class Column:
+    """A column that grows, in chunks so large that the system gets each back once it is freed."""
+
+    def __init__(self):
+        self._chunks: list[np.ndarray] = []
+        self._free = 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self._chunks)) - self._free
+
+    def append(self, values: np.ndarray) -> None:
+        """Adds values of any dtype; the column's is that which holds them all."""
+        while len(values):
+            if not self._free:
+                self._chunks.append(np.empty(_CHUNK, values.dtype))
+                self._free = _CHUNK
+            chunk = self._chunks[-1].astype(np.result_type(self._chunks[-1], values), copy=False)
+            start, size = _CHUNK - self._free, min(self._free, len(values))
+            chunk[start : start + size] = values[:size]
+            self._chunks[-1] = chunk
+            self._free -= size
+            values = values[size:]
+
+    def whole(self) -> np.ndarray:
+        """The values as one array; the column is empty afterwards, so nothing is held twice."""
+        size, start = len(self), 0
+        result = np.empty(size, np.result_type(*self._chunks) if size else np.int32)
+        while start < size:
+            chunk = self._chunks.pop(0)[: size - start]
+            result[start : start + len(chunk)] = chunk
+            start += len(chunk)
+        self._free = 0
+        return result
 
 
 def distinct_of(values: np.ndarray) -> np.ndarray:
@@ -105,8 +130,10 @@ def codes_of_texts(parts: list[pa.DictionaryArray]) -> tuple[np.ndarray, pa.Arra
     order = pc.array_sort_indices(distinct).to_numpy()
     rank = np.empty(len(order), np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
-    codes = [rank[chunk.indices.to_numpy()] for chunk in unified.chunks]
-    return joined(codes), distinct.take(pa.array(order))
+    result = Column()
+    for chunk in unified.chunks:
+        result.append(rank[chunk.indices.to_numpy()])
+    return result.whole(), distinct.take(pa.array(order))
 
 
 def first_of_each(codes: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:

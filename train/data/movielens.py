@@ -147,7 +147,7 @@ class _Ratings(NamedTuple):
     def read(
         self, genres: list[list[str]], user_fields: tuple[str, ...], bad: BadRows
     ) -> Interactions:
-        parts: tuple[list[np.ndarray], ...] = ([], [], [])
+        parts = [columns.Column() for _ in range(3)]
         for batch in read_blocks(self.path, self.kinds, numbered=True, bad=bad, **self.form):
             user, movie, _, time, line = (column.to_numpy() for column in batch.columns)
             movie, known = self._positions("movie", movie, self.movies, line, bad)
@@ -156,7 +156,7 @@ class _Ratings(NamedTuple):
                 known &= more
             for part, column in zip(parts, (user, movie, time), strict=True):
                 part.append(columns.compact(column[known]))
-        user, movie, time = (columns.joined(part) for part in parts)
+        user, movie, time = (part.whole() for part in parts)
         if not len(user):
             raise DataError(f"{self.path}: holds no rating of a movie and user that are listed.")
         if not self.users:

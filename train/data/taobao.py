@@ -65,7 +65,7 @@ def load(
 
 
 def _read(path: Path, bad: BadRows, facts: dict) -> Interactions:
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in _COLUMNS}
+    parts = {name: columns.Column() for name in _COLUMNS}
     outside = 0
     for batch in read_blocks(path, _COLUMNS, bad=bad, choices={"behavior": BEHAVIORS}):
         time = batch["timestamp"].to_numpy()
@@ -74,18 +74,18 @@ def _read(path: Path, bad: BadRows, facts: dict) -> Interactions:
         for name in ("user", "item", "category", "timestamp"):
             parts[name].append(columns.compact(batch[name].to_numpy()[inside]))
         parts["behavior"].append(_behavior_codes(batch["behavior"])[inside])
-    if not sum(map(len, parts["user"])):
+    if not len(parts["user"]):
         raise DataError(f"{path}: none of its {outside} events is of 25.11. to 3.12.2017.")
-    user, _ = columns.codes(columns.joined(parts["user"]))
-    item, item_ids = columns.codes(columns.joined(parts["item"]))
-    category = columns.first_of_each(item, columns.joined(parts["category"]), len(item_ids))
-    behavior = pa.DictionaryArray.from_arrays(columns.joined(parts["behavior"]), list(BEHAVIORS))
+    user, _ = columns.codes(parts["user"].whole())
+    item, item_ids = columns.codes(parts["item"].whole())
+    category = columns.first_of_each(item, parts["category"].whole(), len(item_ids))
+    behavior = pa.DictionaryArray.from_arrays(parts["behavior"].whole(), list(BEHAVIORS))
     facts["events outside 2017-11-25 to 2017-12-03 left out"] = outside
     facts |= bad.facts()
     return Interactions(
         user=user,
         item=item,
-        time=columns.joined(parts["timestamp"]),
+        time=parts["timestamp"].whole(),
         item_ids=pa.array(item_ids),
         items=(Attribute(name="category", values=pa.array(category)),),
         events=(Attribute(name="behavior", values=behavior, dim=4),),

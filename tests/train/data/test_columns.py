@@ -30,13 +30,25 @@ def test_take_and_count(piece):
     assert columns.count(np.array([], np.int32), 2).tolist() == [0, 0]
 
 
-def test_compact_and_joined():
+def test_compact():
     assert columns.compact(np.array([-(2**31), 2**31 - 1])).dtype == np.int32
     assert columns.compact(np.array([0, 2**31])).dtype == np.int64
-    parts = [np.array([1, 2], np.int32), np.array([2**40]), np.array([], np.int32)]
-    assert columns.joined(parts).tolist() == [1, 2, 2**40]
-    assert parts == []
-    assert columns.joined([]).tolist() == []
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 100])
+def test_columns_grow(monkeypatch, chunk):
+    monkeypatch.setattr(columns, "_CHUNK", chunk)
+    column = columns.Column()
+    assert len(column) == 0 and column.whole().tolist() == []
+    for part, length in (([1, 2, 3], 3), ([], 3), ([4], 4), ([2**40, 5], 6), ([6], 7)):
+        kind = np.int64 if 2**40 in part else np.int32
+        column.append(np.array(part, kind))
+        assert len(column) == length
+    assert column.whole().tolist() == [1, 2, 3, 4, 2**40, 5, 6]
+    assert len(column) == 0
+    column.append(np.array([1, 2], np.int8))
+    whole = column.whole()
+    assert whole.tolist() == [1, 2] and whole.dtype == np.int8
 
 
 def test_distinct_of(piece):
