@@ -107,7 +107,6 @@ def _read(
     if metadata:
         of_items, missing = _attributes(metadata, item_ids, bad)
         facts["items without metadata"] = missing
-    # Whose every review was a repetition does not exist: each first one is kept.
     raw = Interactions(
         user=user[once], item=item[once], time=time[once], item_ids=item_ids, items=of_items
     )
@@ -121,14 +120,13 @@ def _attributes(path: Path, item_ids: pa.Array, bad: BadRows) -> tuple[tuple[Att
         # Python's parser has opinions on the texts in literals.
         warnings.simplefilter("ignore")
         ids, categories, brands, prices = _columns_of(_parsed(path, _product, bad), kinds)
+    named = pc.index_in(
+        pa.chunked_array([part.dictionary_decode() for part in ids], pa.string()), item_ids
+    ).combine_chunks()
+    row = np.flatnonzero(named.is_valid().to_numpy(zero_copy_only=False))
     at = np.full(len(item_ids), -1)
-    start = sum(map(len, ids))
     # Backwards: the first of a product's metadata stays.
-    for part in reversed(ids):
-        start -= len(part)
-        named = pc.index_in(part.dictionary_decode(), item_ids)
-        row = np.flatnonzero(named.is_valid().to_numpy(zero_copy_only=False))[::-1]
-        at[named.drop_null().to_numpy()[::-1]] = start + row
+    at[named.drop_null().to_numpy()[::-1]] = row[::-1]
     rows = pa.array(at, mask=at < 0)
     values = {
         "category": _texts(categories, rows),

@@ -79,11 +79,10 @@ class _Listed(NamedTuple):
 
 def _read_100k(folder: Path, bad: BadRows) -> Interactions:
     form: Any = {"separator": "|", "encoding": "latin-1", "bad": bad}
-    genres = _table(folder / "u.genre", {"genre": pa.string(), "number": pa.int64()}, **form)
-    names = genres["genre"].to_pylist()
+    names = _genres(folder / "u.genre", form)
     text = ("title", "date", "video date", "url")
     movie = {"movie": pa.int64()} | dict.fromkeys(text, pa.string())
-    flags = {f"flag of {name}": pa.int8() for name in names}
+    flags = {f"flag {number} ({name})": pa.int8() for number, name in enumerate(names)}
     movies = _listed(folder / "u.item", movie | flags, optional=text, **form)
     user = dict.fromkeys(("age", "gender", "occupation", "zip code"), pa.string())
     users = _listed(folder / "u.user", {"user": pa.int64()} | user, **form)
@@ -91,6 +90,15 @@ def _read_100k(folder: Path, bad: BadRows) -> Interactions:
     of_movies = [[names[at] for at in np.flatnonzero(row)] for row in set_]
     ratings = _Ratings(folder / "u.data", _RATING, movies, users, {"separator": "\t"})
     return ratings.read(of_movies, ("age", "gender", "occupation"), bad)
+
+
+def _genres(path: Path, form: dict[str, Any]) -> list[str]:
+    """The genres by their numbers, which are the places of their flags in `u.item`."""
+    table = _table(path, {"genre": pa.string(), "number": pa.int64()}, **form)
+    numbers, first = np.unique(table["number"].to_numpy(), return_index=True)
+    if not np.array_equal(numbers, np.arange(len(numbers))):
+        raise DataError(f"{path}: genres must be numbered 0, 1, 2, ..., got {numbers.tolist()}.")
+    return table["genre"].take(pa.array(first)).to_pylist()
 
 
 def _read_1m(folder: Path, bad: BadRows) -> Interactions:

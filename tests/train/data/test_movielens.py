@@ -119,7 +119,7 @@ def test_max_train_per_user(tmp_path):
         ("100k", "u.data", "5\t6\t3\t9", "names movie 6, which u.item does not list"),
         ("100k", "u.item", "6|Title|date||url|0|1", "has 7 values, expected 8"),
         ("100k", "u.item", "six|Title|date||url|0|1|0", "movie must be a whole number, got 'six'"),
-        ("100k", "u.item", "6|Title|date||url|0|1|no", "flag of Comedy must be a whole number"),
+        ("100k", "u.item", "6|Title|date||url|0|1|no", "flag 2 (Comedy) must be a whole number"),
         ("100k", "u.genre", "Drama", "has 1 values, expected 2"),
         ("100k", "u.user", "7|24|M|artist", "has 4 values, expected 5"),
         ("1m", "ratings.dat", "5::1::3", "has 3 values, expected 4 split by '::'"),
@@ -160,6 +160,18 @@ def test_ratings_of_a_movie_whose_line_is_skipped_are_skipped(tmp_path):
     dataset = movielens.load(tmp_path, on_bad_row="skip")
     assert dataset.log.time.tolist() == [90, 100, 100_000, 100, 200, 300]
     assert dataset.facts["rows skipped"] == 2
+
+
+def test_genres_are_what_their_numbers_say(tmp_path):
+    files = files_100k()
+    ordered = movielens.load(write(tmp_path, **files))
+    files["u__genre"] = ["Comedy|2", "unknown|0", "Action|1"]
+    dataset = movielens.load(write(tmp_path, **files))
+    assert dataset.log.items["genre"].tolist() == ordered.log.items["genre"].tolist()
+    files["u__genre"] = ["Comedy|2", "unknown|0"]
+    reason = "u.genre: genres must be numbered 0, 1, 2, ..., got .0, 2."
+    with pytest.raises(DataError, match=reason):
+        movielens.load(write(tmp_path, **files))
 
 
 def test_no_rating_left(tmp_path):
