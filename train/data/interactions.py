@@ -125,7 +125,7 @@ def build(
         users=for_users,
         has_clock=raw.has_clock,
     )
-    # The last user of the raw events: whoever read them a hundred million at a time is glad.
+    # Else what nobody reads any more would be held to the end.
     del raw, order, item
 
     def targets(first: np.ndarray, end: np.ndarray) -> Requests:
