@@ -14,7 +14,7 @@ from ..zoo.rerank.rewards import Evaluators
 from . import checkpoints, defaults, run
 from .data.dataset import Dataset
 from .data.event_log import Requests
-from .data.events import OnBadRow
+from .data.lines import OnBadRow
 from .data.sources import open_source
 from .defaults import ALL
 from .evaluation import evaluate

@@ -39,7 +39,7 @@ from .dataset import Dataset
 from .errors import DataError
 from .event_log import EventLog, Requests
 from .lines import BadRows, OnBadRow
-from .store import Column, ColumnStore
+from .store import ColumnStore, ColumnType
 
 MIN_COUNT = 10
 _ROLES: dict[Role, tuple[Published, ...]] = {
@@ -117,9 +117,9 @@ def load(
     )
 
 
-def _columns(fields: tuple[Published, ...], *lead: int) -> dict[str, Column]:
+def _columns(fields: tuple[Published, ...], *lead: int) -> dict[str, ColumnType]:
     width = lambda field: () if field.width is None else (field.width,)
-    return {field.name: Column(np.int32, (*lead, *width(field))) for field in fields}
+    return {field.name: ColumnType(np.int32, (*lead, *width(field))) for field in fields}
 
 
 def _request_store() -> ColumnStore:
@@ -127,10 +127,10 @@ def _request_store() -> ColumnStore:
         {
             **_columns(CONTEXT),
             **_columns(CANDIDATE, 1),
-            "visit": Column(np.int32),
-            "line": Column(np.int64),
-            "clicked": Column(np.float32, (1,)),
-            "converted": Column(np.float32, (1,)),
+            "visit": ColumnType(np.int32),
+            "line": ColumnType(np.int64),
+            "clicked": ColumnType(np.float32, (1,)),
+            "converted": ColumnType(np.float32, (1,)),
         }
     )
 

@@ -35,7 +35,7 @@ from .dataset import Dataset
 from .errors import DataError
 from .event_log import EventLog, Requests
 from .lines import BadRows, OnBadRow, read_blocks
-from .store import Column, ColumnStore
+from .store import ColumnStore, ColumnType
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 
@@ -105,12 +105,16 @@ def _read(path: Path, bad: BadRows) -> tuple[ColumnStore, ColumnStore]:
     """Numbers and codes of all good lines; their labels, lines, and which codes are missing."""
     features = ColumnStore(
         {
-            **dict.fromkeys(NUMBERS, Column(np.float32)),
-            **dict.fromkeys(CATEGORIES, Column(np.int32)),
+            **dict.fromkeys(NUMBERS, ColumnType(np.float32)),
+            **dict.fromkeys(CATEGORIES, ColumnType(np.int32)),
         }
     )
     rest = ColumnStore(
-        {"label": Column(np.float32, (1,)), "line": Column(np.int64), "missing": Column(np.int32)}
+        {
+            "label": ColumnType(np.float32, (1,)),
+            "line": ColumnType(np.int64),
+            "missing": ColumnType(np.int32),
+        }
     )
     blocks = read_blocks(
         path,

@@ -208,21 +208,14 @@ class _Form:
     ) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
         """Batches of the block's good rows, with the numbers of their lines."""
         batch = self._at_once(block)
-        if batch is None and len(block) <= _LINE_BY_LINE_BYTES:
-            batch, numbers = self._line_by_line(line, block, bad)
-        elif batch is None:
-            half = block.find(b"\n", len(block) // 2) + 1
-            if half in (0, len(block)):
-                # A long last line: what is before it and itself, or itself alone.
-                half = block.rfind(b"\n", 0, len(block) // 2) + 1
-            if half == 0:
-                batch, numbers = self._line_by_line(line, block, bad)
-            else:
+        numbers = None if batch is None else _numbers(line, block, batch.num_rows)
+        if batch is None or numbers is None:
+            half = _middle(block) if len(block) > _LINE_BY_LINE_BYTES else 0
+            if half:
                 yield from self.read(line, block[:half], bad)
                 yield from self.read(line + block.count(b"\n", 0, half), block[half:], bad)
                 return
-        else:
-            numbers = _numbers(line, block, batch.num_rows)
+            batch, numbers = self._line_by_line(line, block, bad)
         if batch.num_rows:
             yield batch, numbers
 
@@ -270,7 +263,8 @@ class _Form:
         numbers: list[int] = []
         for number, line in enumerate(block.split(b"\n"), start=first):
             line = line.removesuffix(b"\r")
-            if not line.strip(b" "):
+            # Where there is one column, spaces are its value.
+            if not line or (len(self.columns) > 1 and not line.strip(b" ")):
                 continue
             try:
                 rows.append(self._row(line))
@@ -337,14 +331,24 @@ class _BadValue(Exception):
     """Why a line cannot be used."""
 
 
-def _numbers(first: int, block: bytes, rows: int) -> np.ndarray:
-    """The numbers of the lines that are not blank, of which there are `rows`."""
+def _middle(block: bytes) -> int:
+    """Where a line starts that about halves the block; 0 if it holds but one."""
+    half = block.find(b"\n", len(block) // 2) + 1
+    if half in (0, len(block)):
+        half = block.rfind(b"\n", 0, len(block) // 2) + 1
+    return half
+
+
+def _numbers(first: int, block: bytes, rows: int) -> np.ndarray | None:
+    """The numbers of the lines that are not blank; None if there are not `rows` of them.
+
+    Then a value in quotes goes on in the next line.
+    """
     lines = block.count(b"\n") + (not block.endswith(b"\n"))
     if lines == rows:
         return np.arange(first, first + rows)
     filled = [number for number, line in enumerate(block.split(b"\n"), first) if line.strip(b"\r")]
-    assert len(filled) == rows
-    return np.array(filled, np.int64)
+    return np.array(filled, np.int64) if len(filled) == rows else None
 
 
 def _all(mask: Any) -> bool:

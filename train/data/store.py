@@ -23,7 +23,7 @@ FOLDER = "RECJAX_CACHE"
 BLOCK_BYTES = 2**25
 
 
-class Column(NamedTuple):
+class ColumnType(NamedTuple):
     """What a column holds: `(R, *shape)` of `dtype`."""
 
     dtype: Any
@@ -36,7 +36,7 @@ class ColumnStore:
     Raises DataError if the folder cannot be written or is full.
     """
 
-    def __init__(self, columns: Mapping[str, Column]):
+    def __init__(self, columns: Mapping[str, ColumnType]):
         self._row = np.dtype([(name, *column) for name, column in columns.items()], align=True)
         self._folder = Path(os.environ.get(FOLDER) or tempfile.gettempdir())
         self._rows = 0

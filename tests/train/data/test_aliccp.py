@@ -328,5 +328,5 @@ def test_esmm_learns_from_a_folder(tmp_path):
 
 def test_by_name(tmp_path):
     assert open_source(f"aliccp:{write(tmp_path)}").facts["visits"] == 12
-    with pytest.raises(DataError, match="Source 'aliccp' needs a path: aliccp:PATH"):
+    with pytest.raises(DataError, match="Source 'aliccp' needs a path: aliccp:DIR"):
         open_source("aliccp:")

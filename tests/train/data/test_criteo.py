@@ -255,5 +255,5 @@ def test_other_models_say_what_they_lack(trained, tmp_path, name):
 
 def test_by_name(tmp_path):
     assert open_source(f"criteo:{write(tmp_path)}").facts["lines"] == 20
-    with pytest.raises(DataError, match="Source 'criteo' needs a path: criteo:PATH"):
+    with pytest.raises(DataError, match="Source 'criteo' needs a path: criteo:FILE"):
         open_source("criteo:")

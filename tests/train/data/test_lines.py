@@ -139,6 +139,33 @@ def test_an_open_quote_is_a_bad_row(tmp_path):
     assert bad.count == 3
 
 
+def test_values_do_not_go_on_in_the_next_line(tmp_path):
+    path = write(tmp_path, '1,"a\nb",2\n4,"d",5\n')
+    with pytest.raises(DataError, match="line 1: "):
+        read(path, quoted=True)
+    bad = BadRows("skip")
+    assert read(path, quoted=True, bad=bad, numbered=True) == [(4, "d", 5.0, 3)]
+    assert bad.count == 2
+
+
+def test_spaces_are_the_value_of_a_single_column(tmp_path):
+    for end in ("c", "\xff"):
+        path = write(tmp_path, f"a\n \n\n{end}\n".encode("latin-1"))
+        rows = read(path, {"word": pa.string()}, bad=BadRows("skip"), numbered=True)
+        assert rows[:2] == [("a", 1), (" ", 2)]
+
+
+def test_a_long_last_line(tmp_path):
+    """Longer than what is looked at line by line, and bad."""
+    long = "x" * 100_000
+    path = write(tmp_path, f"1,a,2\n2,b,3\n3,{long},x\n")
+    with pytest.raises(DataError, match="line 3: price must be a finite number, got 'x'"):
+        read(path)
+    assert read(path, bad=BadRows("skip")) == [(1, "a", 2.0), (2, "b", 3.0)]
+    path = write(tmp_path, f"3,{long},x\n1,a,2\n")
+    assert read(path, bad=BadRows("skip")) == [(1, "a", 2.0)]
+
+
 @pytest.mark.parametrize("block_bytes", [1000, 2**18, 2**25])
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 def test_lines_keep_their_numbers_across_blocks(tmp_path, block_bytes, ending):

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 
 from recjax.train.data.errors import DataError
-from recjax.train.data.store import Column, ColumnStore
+from recjax.train.data.store import ColumnStore, ColumnType
 
-COLUMNS = {"id": Column(np.int32), "pair": Column(np.float32, (2,)), "time": Column(np.int64)}
+COLUMNS = {
+    "id": ColumnType(np.int32),
+    "pair": ColumnType(np.float32, (2,)),
+    "time": ColumnType(np.int64),
+}
 
 
 def block(start, rows):
@@ -90,7 +94,7 @@ def test_the_file_lives_as_long_as_who_reads_it(cache):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"id": np.zeros(2, np.int64)}, "Column 'id' must be int32 of shape (2,), got int64"),
+        ({"id": np.zeros(2, np.int64)}, "ColumnType 'id' must be int32 of shape (2,), got int64"),
         ({"pair": np.zeros(2, np.float32)}, "float32 of shape (2, 2), got float32 of shape (2,)"),
         ({"time": np.zeros(3, np.int64)}, "must be int64 of shape (2,), got int64 of shape (3,)"),
         ({"more": np.zeros(2)}, "A block must hold ('id', 'pair', 'time')"),
@@ -124,10 +128,10 @@ def test_a_full_disk_is_one_line(cache, monkeypatch):
 def test_a_store_of_a_gigabyte_stays_out_of_memory(cache):
     code = (
         "import resource, numpy as np\n"
-        "from recjax.train.data.store import Column, ColumnStore\n"
+        "from recjax.train.data.store import ColumnType, ColumnStore\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
         "before = peak()\n"
-        "store = ColumnStore({'x': Column(np.float64, (16,))})\n"
+        "store = ColumnStore({'x': ColumnType(np.float64, (16,))})\n"
         "for _ in range(128): store.append({'x': np.ones((2**16, 16))})\n"
         "for start, part in store.blocks(): store.replace(start, {'x': part['x'] * 2})\n"
         "assert store.columns()['x'][-1, -1] == 2 and len(store) == 2**23\n"
