@@ -94,7 +94,7 @@ def test_the_file_lives_as_long_as_who_reads_it(cache):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"id": np.zeros(2, np.int64)}, "ColumnType 'id' must be int32 of shape (2,), got int64"),
+        ({"id": np.zeros(2, np.int64)}, "Column 'id' must be int32 of shape (2,), got int64"),
         ({"pair": np.zeros(2, np.float32)}, "float32 of shape (2, 2), got float32 of shape (2,)"),
         ({"time": np.zeros(3, np.int64)}, "must be int64 of shape (2,), got int64 of shape (3,)"),
         ({"more": np.zeros(2)}, "A block must hold ('id', 'pair', 'time')"),
