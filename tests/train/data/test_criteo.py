@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 
 import numpy as np
@@ -232,6 +233,36 @@ def test_another_file_is_read_with_the_vocabularies_of_the_run(trained, tmp_path
     _, run, results = trained
     path = write(tmp_path, "".join(many(seed=1)), "other.txt")
     assert launch.evaluate_run(run, source=f"criteo:{path}")["test"]["auc"] > 0.75
+
+
+def test_the_number_of_a_sample_is_learnt_by_heart_unless_it_must_be_frequent(tmp_path):
+    draws = np.random.default_rng(0)
+    text = ""
+    for n in range(2000):
+        kind = draws.integers(0, 4)
+        label = int(draws.random() < (0.8 if kind < 2 else 0.2))
+        text += line(label, (), [f"{kind:08x}", f"{n:08x}"])
+    path = write(tmp_path, text)
+    options = {"batch_size": 128, "learning_rate": 0.01, "table_learning_rate": 0.3}
+    trained, tested = {}, {}
+    for min_count in (1, 10):
+        data = criteo.load(path, min_count=min_count)
+        # Nobody watches: the epoch that is best in training is kept.
+        data = dataclasses.replace(data, validation=data.train)
+        _, results = launch.train(
+            "mlp",
+            dataset=data,
+            source=f"criteo:{path}",
+            out=tmp_path / f"run-{min_count}",
+            settings={"epochs": 3, "patience": 0, **options},
+            overrides=["tower_units=8", "embedding_dropout=0"],
+            quiet=True,
+        )
+        trained[min_count] = results["validation"]["auc"]
+        tested[min_count] = results["test"]["auc"]
+    # The first category alone has AUC 0.8.
+    assert trained[1] > 0.99 and tested[1] < 0.85
+    assert abs(trained[10] - 0.8) < 0.03 and abs(tested[10] - 0.8) < 0.05
 
 
 @pytest.mark.parametrize("name", ["lr", "mlr", "mlp"])
