@@ -59,7 +59,7 @@ class EventLog:
 
     def fingerprint(self) -> int:
         """Tells the events of this log from others: evaluation negatives depend on it."""
-        whole = np.ascontiguousarray  # a copy only where there is need of one
+        whole = lambda column: np.ascontiguousarray(column).data  # not copied if it is
         return zlib.crc32(whole(self.time), zlib.crc32(whole(self.item)))
 
     def save(self, folder: Path | str) -> None:
