@@ -78,8 +78,8 @@ def build(
     `row_maps` are those of an earlier run, for data that its model is to score; by default every
     table gets a vocabulary of the values that training may see.
 
-    Beside `raw` and the log, whose events take 12 bytes and 4 for each of their attributes, it
-    holds at most 12 bytes for each event.
+    Of an event the log takes 12 bytes, and 4 for each attribute; beside it and `raw` (which is let
+    go in time if the caller keeps no name for it) at most 12 more are held.
     """
     if max_train_per_user < 1:
         raise ValueError(f"max_train_per_user must be >= 1, got {max_train_per_user}.")
@@ -141,25 +141,16 @@ def build(
             label={task: np.ones((len(index), 1), np.float32)},
         )
 
-    try:
-        untouched = draws.UntouchedItems(log)
-    except ValueError as error:
-        raise DataError(f"{name}: {error}") from error
-    fingerprint = log.fingerprint()
-
-    def judged(requests: Requests, split: int) -> Requests:
-        negative = untouched.draw(requests.user, 1, fingerprint, split, requests.user)
-        pairs = with_negatives(requests, negative, fingerprint, split, requests.user)
-        return dataclasses.replace(pairs, weight={})
-
+    # Before the requests of training, which are many: what tells untouched items is large.
+    validation, test = _judged(name, log, targets(ends - 2, ends - 1), targets(ends - 1, ends))
     return Dataset(
         name=name,
         schema=Schema(tables=tuple(encoder.tables), fields=tuple(encoder.fields), tasks=(task,)),
         row_maps=encoder.row_maps,
         log=log,
         train=targets(np.maximum(offsets[:-1], ends - 2 - max_train_per_user), ends - 2),
-        validation=judged(targets(ends - 2, ends - 1), 1),
-        test=judged(targets(ends - 1, ends), 2),
+        validation=validation,
+        test=test,
         samples_negatives=True,
         facts={
             "users": log.num_users,
@@ -168,6 +159,21 @@ def build(
             "users dropped (fewer than 3 events)": int((counts > 0).sum() - log.num_users),
         },
     )
+
+
+def _judged(name: str, log: EventLog, *parts: Requests) -> list[Requests]:
+    """Validation and test: each target with one item that its user never touches."""
+    try:
+        untouched = draws.UntouchedItems(log)
+    except ValueError as error:
+        raise DataError(f"{name}: {error}") from error
+    fingerprint = log.fingerprint()
+    judged = []
+    for split, requests in enumerate(parts, start=1):
+        negative = untouched.draw(requests.user, 1, fingerprint, split, requests.user)
+        pairs = with_negatives(requests, negative, fingerprint, split, requests.user)
+        judged.append(dataclasses.replace(pairs, weight={}))
+    return judged
 
 
 def _order(raw: Interactions, kept: np.ndarray, size: int) -> np.ndarray:
