@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         metavar="SOURCE",
         help="market[:PRESET], slates[:PRESET], candidates[:PRESET], planted[:PRESET], "
-        "events:FILE, movielens:DIR "
+        "events:FILE, movielens:DIR, taobao:FILE, amazon:DIR, alibaba:DIR, criteo:FILE, aliccp:DIR "
         "(default: the built-in world that the model is for)",
     )
     train.add_argument(
@@ -91,7 +91,12 @@ def _parser() -> argparse.ArgumentParser:
         help="any option of the model or setting of the training; may be repeated",
     )
     train.add_argument("--devices", type=int, default=1, metavar="N", help="share each batch")
-    train.add_argument("--on-bad-row", choices=("stop", "skip"), default="stop")
+    train.add_argument(
+        "--on-bad-row",
+        choices=("stop", "skip"),
+        default="stop",
+        help="what to do with a line of a file that cannot be read",
+    )
     train.add_argument("--resume", action="store_true", help="go on with the run in --out")
     train.set_defaults(command=_train)
 

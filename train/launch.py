@@ -15,7 +15,7 @@ from . import checkpoints, defaults, run
 from .data.crosses import with_crosses
 from .data.dataset import Dataset
 from .data.event_log import Requests
-from .data.events import OnBadRow
+from .data.lines import OnBadRow
 from .data.sources import open_source
 from .data.statistics import with_statistics
 from .defaults import ALL

@@ -9,9 +9,11 @@ from collections.abc import Callable
 import numpy as np
 
 from ...zoo.features.signature import mix
+from . import columns
 from .event_log import EventLog
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
+_AT_ONCE = 2**20
 
 
 def bits(*address: int | np.ndarray) -> np.ndarray:
@@ -38,17 +40,25 @@ def uniform(*address: int | np.ndarray) -> np.ndarray:
 
 def permutation(size: int, *address: int) -> np.ndarray:
     """An order of `range(size)`."""
-    return np.argsort(bits(*address, np.arange(size)), kind="stable")
+    noise = np.empty(size, np.uint64)
+    # A block at a time: `bits` needs several times what it gives, and orders can be long.
+    for start in range(0, size, _AT_ONCE):
+        stop = min(start + _AT_ONCE, size)
+        noise[start:stop] = bits(*address, np.arange(start, stop))
+    return np.argsort(noise, kind="stable")
 
 
 class UntouchedItems:
     """Draws items that a user never touches in the whole log."""
 
     def __init__(self, log: EventLog):
-        users = np.repeat(np.arange(log.num_users), log.lengths())
         self._users, self._size = log.num_users, log.num_items
-        self._touched = np.unique(users * np.int64(self._size) + log.item)
-        per_user = np.bincount(self._touched // self._size, minlength=log.num_users)
+        # One array of 8 bytes an event, sorted in place.
+        keys = np.repeat(np.arange(log.num_users) * np.int64(self._size), log.lengths())
+        keys += log.item
+        self._touched = columns.distinct_of(keys)
+        bounds = np.arange(log.num_users + 1) * np.int64(self._size)
+        per_user = np.diff(np.searchsorted(self._touched, bounds))
         if self._size and per_user.max(initial=0) >= self._size:
             user = int(per_user.argmax())
             raise ValueError(
@@ -57,8 +67,11 @@ class UntouchedItems:
 
     def touched_among(self, items: np.ndarray) -> np.ndarray:
         """(users,) how many of these items each user touches."""
-        among = np.isin(self._touched % self._size, items)
-        return np.bincount(self._touched[among] // self._size, minlength=self._users)
+        counts = np.zeros(self._users, np.int64)
+        for piece in columns.pieces(len(self._touched)):
+            user, item = np.divmod(self._touched[piece], self._size)
+            counts += np.bincount(user[np.isin(item, items)], minlength=self._users)
+        return counts
 
     def draw(
         self,

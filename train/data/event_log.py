@@ -50,8 +50,8 @@ class EventLog:
 
     @property
     def num_items(self) -> int:
-        """How many items the catalogue holds."""
-        return len(next(iter(self.items.values())))
+        """How many items the catalogue holds; 0 where it says nothing of them."""
+        return len(next(iter(self.items.values()), ()))
 
     def lengths(self) -> np.ndarray:
         """(U,) events per user."""
@@ -59,7 +59,8 @@ class EventLog:
 
     def fingerprint(self) -> int:
         """Tells the events of this log from others: evaluation negatives depend on it."""
-        return zlib.crc32(self.time.tobytes(), zlib.crc32(self.item.tobytes()))
+        whole = lambda column: np.ascontiguousarray(column).data  # not copied if it is
+        return zlib.crc32(whole(self.time), zlib.crc32(whole(self.item)))
 
     def save(self, folder: Path | str) -> None:
         """Writes one `.npy` per column and `log.json`, aside and then renamed."""

@@ -14,7 +14,7 @@ import gzip
 import io
 from pathlib import Path
 import reprlib
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 import zlib
 
 import numpy as np
@@ -28,9 +28,9 @@ from . import interactions
 from .dataset import Dataset
 from .errors import DataError
 from .interactions import Attribute, Interactions
+from .lines import OnBadRow
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
-OnBadRow = Literal["stop", "skip"]
 
 _REQUIRED = ("user_id", "item_id")
 _KNOWN = (*_REQUIRED, "category_id", "timestamp", "behavior")

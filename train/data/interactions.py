@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from ...zoo.features import Field, KnownRows, RowMap, Schema, Table, signatures
 from ...zoo.features.record import numbers_of, rows_of
-from . import draws
+from . import columns, draws
 from .dataset import Dataset
 from .errors import DataError
 from .event_log import EventLog, Requests
@@ -33,7 +33,8 @@ ITEM_DIM = 16
 class Attribute:
     """A column of items, users or events: raw values, and how a field reads them.
 
-    `values` is an Arrow array: integers or text (an id), lists of them (a bag), floats (dense).
+    `values` is an Arrow array: integers or text (an id; as a dictionary, if few repeat often),
+    lists of them (a bag), floats (dense).
     """
 
     name: str
@@ -47,8 +48,8 @@ class Interactions:
     """Raw events in file order, with attributes of items, users and events.
 
     Attributes:
-      user, item: (E,) integers, indices into `item_ids` and the user attributes.
-      time: (E,) int64.
+      user, item: (E,) integers, indices into the user attributes and `item_ids`.
+      time: (E,) integers.
       item_ids: (N,) Arrow array of the items' published ids.
       items: attributes with N values. users: with U values. events: with E values.
       has_clock: whether `time` is in seconds.
@@ -76,132 +77,173 @@ def build(
 
     `row_maps` are those of an earlier run, for data that its model is to score; by default every
     table gets a vocabulary of the values that training may see.
+
+    Of an event the log takes 12 bytes, and 4 for each attribute; beside it and `raw` (which is let
+    go in time if the caller keeps no name for it) at most 12 more are held.
     """
     if max_train_per_user < 1:
         raise ValueError(f"max_train_per_user must be >= 1, got {max_train_per_user}.")
     num_users = max((len(attribute.values) for attribute in raw.users), default=0)
-    counts = np.bincount(raw.user, minlength=num_users)
+    counts = columns.count(raw.user, num_users)
     if counts.max(initial=0) < MIN_EVENTS:
         raise DataError(
             f"{name}: every user has fewer than {MIN_EVENTS} events ({len(raw.user)} events of "
             f"{(counts > 0).sum()} users): nothing to train, validate and test on."
         )
-    kept = counts[raw.user] >= MIN_EVENTS
-    order = np.lexsort((raw.time, raw.user))  # stable: file order breaks ties
-    order = order[kept[order]]
-    user_ids, user = np.unique(raw.user[order], return_inverse=True)
-    lengths = np.bincount(user)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    position = np.arange(len(order)) - offsets[user]
-    from_end = lengths[user] - 1 - position
-    seen = from_end >= 2
+    kept = counts >= MIN_EVENTS
+    order = _order(raw, kept, int(counts[kept].sum()))
+    user_ids = np.flatnonzero(kept)
+    offsets = np.concatenate([[0], np.cumsum(counts[user_ids])])
+    ends = offsets[1:]
 
     # Who leaves takes along the items that nobody else touched: they are of no event, and drawn as
     # negatives they would be told by being unknown.
-    events = lambda item: np.bincount(item, minlength=len(raw.item_ids))
-    catalogue = np.flatnonzero((events(raw.item[order]) > 0) | (events(raw.item) == 0))
-    item = np.searchsorted(catalogue, raw.item[order])
+    item = columns.take(raw.item, order, np.int32)
+    touched = columns.count(item, len(raw.item_ids))
+    catalogue = np.flatnonzero((touched > 0) | (columns.count(raw.item, len(touched)) == 0))
+    renamed = np.zeros(len(touched), np.int32)
+    renamed[catalogue] = np.arange(len(catalogue), dtype=np.int32)
+    item = columns.take(renamed, item)
+
+    def seen(values: np.ndarray, size: int) -> np.ndarray:
+        """How often each value stands in the ordered events that training may see."""
+        late = np.concatenate([values[ends - 1], values[ends - 2]])
+        return columns.count(values, size) - columns.count(late, size)
+
+    encoder = _Encoder(row_maps or {})
     listed = (Attribute(name="item", values=raw.item_ids), *raw.items)
     listed = [dataclasses.replace(x, values=x.values.take(pa.array(catalogue))) for x in listed]
-    attributes = {
-        "items": tuple(listed),
-        "users": raw.users,
-        "event": raw.events,
-    }
-    weights = {
-        "items": np.bincount(item[seen], minlength=len(catalogue)),
-        "users": np.isin(np.arange(len(counts)), user_ids),
-        "event": np.bincount(order[seen], minlength=len(raw.user)),
-    }
-    fields, row_maps, columns = _columns(attributes, weights, row_maps or {})
-    pick = lambda group, index: {key: value[index] for key, value in columns[group].items()}
+    of_items = seen(item, len(catalogue))
+    for_items = {x.name: encoder.add(x, ("candidate", "history"), of_items) for x in listed}
+    for_users = {x.name: encoder.add(x, ("user",), kept)[user_ids] for x in raw.users}
     log = EventLog(
         offsets=offsets,
-        item=item.astype(np.int32),
-        time=raw.time[order],
-        event=pick("event", order),
-        items=columns["items"],
-        users=pick("users", user_ids),
+        item=item,
+        time=columns.take(raw.time, order, np.int64),
+        event={x.name: _event_column(encoder, x, order, seen, ends) for x in raw.events},
+        items=for_items,
+        users=for_users,
         has_clock=raw.has_clock,
     )
+    # Else what nobody reads any more would be held to the end.
+    del raw, order, item
 
-    def targets(where: np.ndarray) -> Requests:
-        index = np.flatnonzero(where)
+    def targets(first: np.ndarray, end: np.ndarray) -> Requests:
+        """One request for each event in `first[u]:end[u]` of every user."""
+        sizes = np.maximum(end - first, 0)
+        user = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+        index = np.arange(len(user)) + np.repeat(first - np.cumsum(sizes) + sizes, sizes)
         return Requests(
-            user=user[index].astype(np.int32),
-            cut=position[index],
+            user=user,
+            cut=index - offsets[user],
             time=log.time[index],
             candidate=log.item[index][:, None],
             label={task: np.ones((len(index), 1), np.float32)},
         )
 
-    try:
-        untouched = draws.UntouchedItems(log)
-    except ValueError as error:
-        raise DataError(f"{name}: {error}") from error
-    fingerprint = log.fingerprint()
-
-    def judged(requests: Requests, split: int) -> Requests:
-        negative = untouched.draw(requests.user, 1, fingerprint, split, requests.user)
-        pairs = with_negatives(requests, negative, fingerprint, split, requests.user)
-        return dataclasses.replace(pairs, weight={})
-
-    tables = tuple(
-        Table(name=table, rows=row_maps[table].rows, dim=dim)
-        for table, dim in _table_dims(attributes, fields).items()
-    )
+    # Before the requests of training, which are many: what tells untouched items is large.
+    validation, test = _judged(name, log, targets(ends - 2, ends - 1), targets(ends - 1, ends))
     return Dataset(
         name=name,
-        schema=Schema(tables=tables, fields=tuple(fields), tasks=(task,)),
-        row_maps=row_maps,
+        schema=Schema(tables=tuple(encoder.tables), fields=tuple(encoder.fields), tasks=(task,)),
+        row_maps=encoder.row_maps,
         log=log,
-        train=targets(seen & (from_end < 2 + max_train_per_user)),
-        validation=judged(targets(from_end == 1), 1),
-        test=judged(targets(from_end == 0), 2),
+        train=targets(np.maximum(offsets[:-1], ends - 2 - max_train_per_user), ends - 2),
+        validation=validation,
+        test=test,
         samples_negatives=True,
         facts={
             "users": log.num_users,
-            "items": int(np.count_nonzero(np.bincount(log.item))),
+            "items": int(np.count_nonzero(touched)),
             "events": log.num_events,
             "users dropped (fewer than 3 events)": int((counts > 0).sum() - log.num_users),
         },
     )
 
 
-def _columns(
-    attributes: dict[str, tuple[Attribute, ...]],
-    weights: dict[str, np.ndarray],
-    given: dict[str, RowMap],
-) -> tuple[list[Field], dict[str, RowMap], dict[str, dict[str, np.ndarray]]]:
-    """Fields, a vocabulary per table, and the encoded columns of every group.
+def _judged(name: str, log: EventLog, *parts: Requests) -> list[Requests]:
+    """Validation and test: each target with one item that its user never touches."""
+    try:
+        untouched = draws.UntouchedItems(log)
+    except ValueError as error:
+        raise DataError(f"{name}: {error}") from error
+    fingerprint = log.fingerprint()
+    judged = []
+    for split, requests in enumerate(parts, start=1):
+        negative = untouched.draw(requests.user, 1, fingerprint, split, requests.user)
+        pairs = with_negatives(requests, negative, fingerprint, split, requests.user)
+        judged.append(dataclasses.replace(pairs, weight={}))
+    return judged
 
-    `weights` says how often training sees each value of a group; what it never sees is unknown.
-    """
-    roles = {"items": ("candidate", "history"), "users": ("user",), "event": ("history",)}
-    fields: list[Field] = []
-    row_maps: dict[str, RowMap] = {}
-    columns: dict[str, dict[str, np.ndarray]] = {group: {} for group in attributes}
-    for group, members in attributes.items():
-        for attribute in members:
-            field, flat, owners = _read(attribute)
-            fields += [dataclasses.replace(field, role=role) for role in roles[group]]
-            if field.kind == "dense":
-                columns[group][field.name] = flat
-                continue
-            if field.name in given:
-                row_maps[field.name] = given[field.name]
-            else:
-                known = flat.filter(pa.array(weights[group][owners] > 0)).drop_null()
-                signed = signatures(field.name, np.asarray(known.to_pylist(), object))
-                row_maps[field.name] = KnownRows.of(signed)
-            rows = rows_of(field.name, flat, row_maps)
-            if field.kind == "bag":
-                within = np.arange(len(rows)) - np.searchsorted(owners, owners)
-                bag = np.zeros((len(attribute.values), field.width or 1), np.int32)
-                bag[owners, within] = rows
-                rows = bag
-            columns[group][field.name] = rows
-    return fields, row_maps, columns
+
+def _order(raw: Interactions, kept: np.ndarray, size: int) -> np.ndarray:
+    """(size,) the events of kept users, by user and time; file order breaks ties."""
+    order = np.lexsort((raw.time, raw.user))
+    # Half of what an int64 order would take, from here on.
+    result = np.empty(size, np.int32 if len(order) < 2**31 else np.int64)
+    start = 0
+    for piece in columns.pieces(len(order)):
+        part = order[piece]
+        part = part[kept[raw.user[part]]]
+        result[start : start + len(part)] = part
+        start += len(part)
+    return result
+
+
+class _Encoder:
+    """Turns attributes into columns; gathers their fields, tables and vocabularies."""
+
+    def __init__(self, given: dict[str, RowMap]):
+        self._given = given
+        self.fields: list[Field] = []
+        self.tables: list[Table] = []
+        self.row_maps: dict[str, RowMap] = {}
+
+    def add(self, attribute: Attribute, roles: tuple[str, ...], weight: np.ndarray) -> np.ndarray:
+        """The encoded values; `weight` is how often training sees each: if never, it is unknown."""
+        field, flat, owners = _read(attribute)
+        self.fields += [dataclasses.replace(field, role=role) for role in roles]
+        if field.kind == "dense":
+            return flat
+        if field.name in self._given:
+            row_map = self._given[field.name]
+        else:
+            known = flat.filter(pa.array(weight[owners] > 0)).drop_null().unique()
+            signed = signatures(
+                field.name, known.to_numpy() if field.value == "int" else known.to_pylist()
+            )
+            row_map = KnownRows.of(signed)
+        self.row_maps[field.name] = row_map
+        self.tables.append(Table(name=field.table_name, rows=row_map.rows, dim=attribute.dim))
+        rows = rows_of(field.name, flat, self.row_maps)
+        if field.kind == "bag":
+            within = np.arange(len(rows)) - np.searchsorted(owners, owners)
+            bag = np.zeros((len(attribute.values), field.width or 1), np.int32)
+            bag[owners, within] = rows
+            rows = bag
+        return rows
+
+
+def _event_column(
+    encoder: _Encoder, attribute: Attribute, order: np.ndarray, seen: Any, ends: np.ndarray
+) -> np.ndarray:
+    """The encoded values of an attribute of the ordered events."""
+    values = attribute.values
+    if pa.types.is_floating(values.type) or pa.types.is_nested(values.type):
+        weight = np.zeros(len(values), bool)
+        weight[order] = True
+        weight[order[ends - 1]] = weight[order[ends - 2]] = False
+        return columns.take(encoder.add(attribute, ("history",), weight), order)
+    # There are few distinct values: encode each once. One more code stands for null.
+    coded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+    size = len(coded.dictionary)
+    code = coded.indices
+    if code.null_count:
+        code = code.cast(pa.int32()).fill_null(size)
+    code = columns.take(code.to_numpy(), order)
+    distinct = dataclasses.replace(attribute, values=coded.dictionary)
+    rows = encoder.add(distinct, ("history",), seen(code, size + 1)[:size])
+    return columns.take(np.append(rows, np.int32(0)), code)
 
 
 def _read(attribute: Attribute) -> tuple[Field, Any, np.ndarray]:
@@ -222,10 +264,3 @@ def _read(attribute: Attribute) -> tuple[Field, Any, np.ndarray]:
         kind = "int" if pa.types.is_integer(values.type) else "string"
         field, flat = Field(name=name, role="user", value=kind), values
     return field, flat.cast(pa.int64() if kind == "int" else pa.string()), owners
-
-
-def _table_dims(
-    attributes: dict[str, tuple[Attribute, ...]], fields: list[Field]
-) -> dict[str, int]:
-    dims = {a.name: a.dim for members in attributes.values() for a in members}
-    return {f.table_name: dims[f.name] for f in fields if f.kind != "dense"}

@@ -1,123 +1,200 @@
-"""`movielens:DIR`: MovieLens 100K and 1M as GroupLens publishes them.
+"""`movielens:DIR`: MovieLens 100K, 1M, 20M, 25M and 32M as GroupLens publishes them.
 
 Harper and Konstan, "The MovieLens Datasets", TiiS 2015, https://doi.org/10.1145/2827872. Every
-rating is an event, whatever its stars. Items carry their genres (a bag), users gender, age and
-occupation. Recommended limits and licence: see the README in the folder.
+rating is an event, whatever its stars, and so is one that repeats. Items carry their genres (a
+bag); the users of 100K and 1M gender, age and occupation. Users and movies count by their ids; a
+movie or user that is listed twice is what its first line says. Recommended limits and licence: see
+the README in the folder.
 """
 
+import dataclasses
 from pathlib import Path
-import re
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 
 from ...zoo.features import RowMap
-from . import interactions
+from . import columns, interactions
 from .dataset import Dataset
 from .errors import DataError
 from .interactions import Attribute, Interactions
+from .lines import BadRows, OnBadRow, read_blocks
 
-_ENCODING = "latin-1"
+pc: Any = pyarrow.compute  # its functions are made when it is imported
+
 _USER_DIM = 8
+_NO_GENRE = ("", "(no genres listed)")
+_RATING = {"user": pa.int64(), "movie": pa.int64(), "rating": pa.int8(), "time": pa.int64()}
+_HALVES = {
+    "userId": pa.int64(),
+    "movieId": pa.int64(),
+    "rating": pa.float32(),
+    "timestamp": pa.int64(),
+}
 
 
 def load(
-    folder: str | Path, *, max_train_per_user: int = 20, row_maps: dict[str, RowMap] | None = None
+    folder: str | Path,
+    *,
+    max_train_per_user: int = 20,
+    on_bad_row: OnBadRow = "stop",
+    row_maps: dict[str, RowMap] | None = None,
 ) -> Dataset:
-    """Reads the folder of `u.data` (100K) or of `ratings.dat` (1M).
+    """Reads the folder of `u.data` (100K), `ratings.dat` (1M) or `ratings.csv` (20M and later).
 
     Raises:
-      DataError: neither is there, or a line does not have its published form (named by number).
+      DataError: none is there, or (unless they are skipped) a line does not have its published
+        form, or names a user or movie that its file does not list.
     """
-    folder = Path(folder)
+    folder, bad = Path(folder), BadRows(on_bad_row)
     if (folder / "u.data").is_file():
-        name, raw = "100k", _read_100k(folder)
+        name, raw = "100k", _read_100k(folder, bad)
     elif (folder / "ratings.dat").is_file():
-        name, raw = "1m", _read_1m(folder)
+        name, raw = "1m", _read_1m(folder, bad)
+    elif (folder / "ratings.csv").is_file():
+        # These differ in nothing but their size, and in how their folder is called.
+        name = folder.resolve().name
+        name = name.removeprefix("ml-") if name.startswith("ml-") else "20m"
+        raw = _read_20m(folder, bad)
     else:
-        raise DataError(f"{folder}: neither u.data (MovieLens 100K) nor ratings.dat (1M) is there.")
-    return interactions.build(
+        raise DataError(
+            f"{folder}: neither u.data (MovieLens 100K) nor ratings.dat (1M) nor ratings.csv (20M "
+            "and later) is there."
+        )
+    dataset = interactions.build(
         f"movielens:{name}", raw, max_train_per_user=max_train_per_user, row_maps=row_maps
     )
+    return dataclasses.replace(dataset, facts=dataset.facts | bad.facts())
 
 
-def _read_100k(folder: Path) -> Interactions:
-    genre_names = [name for name, _ in _lines(folder / "u.genre", "|", 2)]
-    ratings = _lines(folder / "u.data", "\t", 4, integers=4)
-    movies = _lines(folder / "u.item", "|", 5 + len(genre_names), integers=1)
-    people = _lines(folder / "u.user", "|", 5, integers=1)
-    genres = [
-        [name for name, flag in zip(genre_names, movie[5:], strict=True) if flag == "1"]
-        for movie in movies
-    ]
-    users = {"age": 1, "gender": 2, "occupation": 3}
-    return _assemble(folder, ratings, [movie[0] for movie in movies], genres, people, users)
+class _Listed(NamedTuple):
+    """Users or movies, by their ids: (N,) sorted, and Arrow columns of what their file says."""
+
+    path: Path
+    ids: np.ndarray
+    columns: dict[str, Any]
 
 
-def _read_1m(folder: Path) -> Interactions:
-    ratings = _lines(folder / "ratings.dat", "::", 4, integers=4)
-    movies = _lines(folder / "movies.dat", "::", 3, integers=1)
-    people = _lines(folder / "users.dat", "::", 5, integers=1)
-    genres = [[name for name in movie[2].split("|") if name] for movie in movies]
-    users = {"gender": 1, "age": 2, "occupation": 3}
-    return _assemble(folder, ratings, [movie[0] for movie in movies], genres, people, users)
+def _read_100k(folder: Path, bad: BadRows) -> Interactions:
+    form: Any = {"separator": "|", "encoding": "latin-1", "bad": bad}
+    names = _genres(folder / "u.genre", form)
+    text = ("title", "date", "video date", "url")
+    movie = {"movie": pa.int64()} | dict.fromkeys(text, pa.string())
+    flags = {f"flag {number} ({name})": pa.int8() for number, name in enumerate(names)}
+    movies = _listed(folder / "u.item", movie | flags, optional=text, **form)
+    user = dict.fromkeys(("age", "gender", "occupation", "zip code"), pa.string())
+    users = _listed(folder / "u.user", {"user": pa.int64()} | user, **form)
+    set_ = np.stack([movies.columns[flag].to_numpy() == 1 for flag in flags], axis=1)
+    of_movies = [[names[at] for at in np.flatnonzero(row)] for row in set_]
+    ratings = _Ratings(folder / "u.data", _RATING, movies, users, {"separator": "\t"})
+    return ratings.read(of_movies, ("age", "gender", "occupation"), bad)
 
 
-def _lines(path: Path, separator: str, columns: int, *, integers: int = 0) -> list[list[str]]:
-    """The values of each line; the first `integers` of them are whole numbers."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file.")
-    rows = []
-    # Not splitlines(): some of its line ends are letters of other encodings.
-    for number, line in enumerate(path.read_text(encoding=_ENCODING).split("\n"), start=1):
-        if not line.strip():
-            continue
-        row = line.split(separator)
-        if len(row) != columns:
-            raise DataError(
-                f"{path}: line {number} has {len(row)} values, expected {columns} split by "
-                f"{separator!r}."
-            )
-        for value in row[:integers]:
-            if not re.fullmatch(r"-?[0-9]{1,18}", value.strip()):
-                raise DataError(f"{path}: line {number}: {value!r} is not a whole number.")
-        rows.append(row)
-    if not rows:
-        raise DataError(f"{path}: the file is empty.")
-    return rows
+def _genres(path: Path, form: dict[str, Any]) -> list[str]:
+    """The genres by their numbers, which are the places of their flags in `u.item`."""
+    table = _table(path, {"genre": pa.string(), "number": pa.int64()}, **form)
+    numbers, first = np.unique(table["number"].to_numpy(), return_index=True)
+    if not np.array_equal(numbers, np.arange(len(numbers))):
+        raise DataError(f"{path}: genres must be numbered 0, 1, 2, ..., got {numbers.tolist()}.")
+    return table["genre"].take(pa.array(first)).to_pylist()
 
 
-def _assemble(
-    folder: Path,
-    ratings: list[list[str]],
-    movie_ids: list[str],
-    genres: list[list[str]],
-    people: list[list[str]],
-    user_columns: dict[str, int],
-) -> Interactions:
-    table = np.array(ratings, np.int64)
-    movies = np.array(movie_ids, np.int64)
-    persons = np.array([person[0] for person in people], np.int64)
-    return Interactions(
-        user=_index(folder, "user", persons, table[:, 0]),
-        item=_index(folder, "movie", movies, table[:, 1]),
-        time=table[:, 3],
-        item_ids=pa.array(movies),
-        items=(Attribute(name="genre", values=pa.array(genres, pa.list_(pa.string()))),),
-        users=tuple(
-            Attribute(name=name, values=pa.array([p[at] for p in people]), dim=_USER_DIM)
-            for name, at in user_columns.items()
-        ),
+def _read_1m(folder: Path, bad: BadRows) -> Interactions:
+    form: Any = {"separator": "::", "encoding": "latin-1", "bad": bad}
+    movie = {"movie": pa.int64(), "title": pa.string(), "genres": pa.string()}
+    movies = _listed(folder / "movies.dat", movie, optional=("title", "genres"), **form)
+    user = dict.fromkeys(("gender", "age", "occupation", "zip code"), pa.string())
+    users = _listed(folder / "users.dat", {"user": pa.int64()} | user, **form)
+    ratings = _Ratings(folder / "ratings.dat", _RATING, movies, users, {"separator": "::"})
+    return ratings.read(_split(movies), ("gender", "age", "occupation"), bad)
+
+
+def _read_20m(folder: Path, bad: BadRows) -> Interactions:
+    movie = {"movieId": pa.int64(), "title": pa.string(), "genres": pa.string()}
+    movies = _listed(
+        folder / "movies.csv",
+        movie,
+        optional=("title", "genres"),
+        header=True,
+        quoted=True,
+        bad=bad,
     )
+    ratings = _Ratings(folder / "ratings.csv", _HALVES, movies, None, {"header": True})
+    return ratings.read(_split(movies), (), bad)
 
 
-def _index(folder: Path, what: str, known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Positions of `wanted` among `known`."""
-    order = np.argsort(known)
-    at = np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)
-    if not np.array_equal(known[order[at]], wanted):
-        stray = wanted[known[order[at]] != wanted][0]
-        raise DataError(
-            f"{folder}: a rating names {what} {stray}, which the {what} file does not list."
+def _table(path: Path, kinds: dict[str, Any], **form: Any) -> pa.Table:
+    return pa.Table.from_batches(read_blocks(path, kinds, **form)).combine_chunks()
+
+
+def _listed(path: Path, kinds: dict[str, Any], **form: Any) -> _Listed:
+    """A file whose first column is the id."""
+    table = _table(path, kinds, **form)
+    ids, first = np.unique(table.column(0).to_numpy(), return_index=True)
+    table = table.take(pa.array(first))
+    return _Listed(path, ids, {name: table[name].combine_chunks() for name in kinds})
+
+
+def _split(movies: _Listed) -> list[list[str]]:
+    """The genres of each movie, from its text `Action|Comedy`."""
+    texts = movies.columns["genres"].fill_null("").to_pylist()
+    return [[name for name in text.split("|") if name not in _NO_GENRE] for text in texts]
+
+
+class _Ratings(NamedTuple):
+    """A file of ratings: user, movie, rating and second; what they may name, if that is listed."""
+
+    path: Path
+    kinds: dict[str, Any]
+    movies: _Listed
+    users: _Listed | None
+    form: dict[str, Any]
+
+    def read(
+        self, genres: list[list[str]], user_fields: tuple[str, ...], bad: BadRows
+    ) -> Interactions:
+        parts = [columns.Column() for _ in range(3)]
+        for batch in read_blocks(self.path, self.kinds, numbered=True, bad=bad, **self.form):
+            user, movie, _, time, line = (column.to_numpy() for column in batch.columns)
+            movie, known = self._positions("movie", movie, self.movies, line, bad)
+            if self.users:
+                user, more = self._positions("user", user, self.users, line, bad, known)
+                known &= more
+            for part, column in zip(parts, (user, movie, time), strict=True):
+                part.append(columns.compact(column[known]))
+        user, movie, time = (part.whole() for part in parts)
+        if not len(user):
+            raise DataError(f"{self.path}: holds no rating of a movie and user that are listed.")
+        if not self.users:
+            user, _ = columns.codes(user)
+        of_users = self.users.columns if self.users else {}
+        return Interactions(
+            user=user,
+            item=movie,
+            time=time,
+            item_ids=pa.array(self.movies.ids),
+            items=(Attribute(name="genre", values=pa.array(genres, pa.list_(pa.string()))),),
+            users=tuple(
+                Attribute(name=name, values=of_users[name], dim=_USER_DIM) for name in user_fields
+            ),
         )
-    return order[at]
+
+    def _positions(
+        self,
+        what: str,
+        ids: np.ndarray,
+        listed: _Listed,
+        line: np.ndarray,
+        bad: BadRows,
+        wanted: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Where each id stands in the list, and whether it does; strangers are bad rows."""
+        at = np.minimum(np.searchsorted(listed.ids, ids), len(listed.ids) - 1)
+        known = listed.ids[at] == ids
+        strange = ~known if wanted is None else ~known & wanted
+        for row in np.flatnonzero(strange):
+            reason = f"names {what} {ids[row]}, which {listed.path.name} does not list"
+            bad.add(self.path, int(line[row]), reason)
+        return at, known

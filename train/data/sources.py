@@ -1,20 +1,35 @@
 """SOURCE strings, `KIND[:WHERE]`, and the code that opens each kind."""
 
+from collections.abc import Callable
+
 from ...zoo.features import RowMap
-from . import events, market, movielens, planted
+from . import alibaba, aliccp, amazon, criteo, events, market, movielens, planted, taobao
 from .dataset import Dataset
 from .errors import DataError
-from .events import OnBadRow
+from .lines import OnBadRow
 from .market import slate_log
 from .market.slates import SLATES, SlateWorld
 
+# What is read from files: what the path names, and how it is opened.
+_LOGS: dict[str, tuple[str, Callable[..., Dataset]]] = {
+    "events": ("FILE", events.load),
+    "movielens": ("DIR", movielens.load),
+    "taobao": ("FILE", taobao.load),
+    "amazon": ("DIR", amazon.load),
+    "alibaba": ("DIR", alibaba.load),
+}
+# Every line of these is a labelled request, whoever's it is.
+_LABELLED: dict[str, tuple[str, Callable[..., Dataset]]] = {
+    "criteo": ("FILE", criteo.load),
+    "aliccp": ("DIR", aliccp.load),
+}
+_FILES = _LOGS | _LABELLED
 SOURCES = (
     "market[:PRESET]",
     "slates[:PRESET]",
     "candidates[:PRESET]",
     "planted[:PRESET]",
-    "events:FILE",
-    "movielens:DIR",
+    *(f"{kind}:{what}" for kind, (what, _) in _FILES.items()),
 )
 
 
@@ -34,7 +49,7 @@ def open_source(
         have been shown, for re-rankers and generators; "planted:co_clicks" is a small world in
         which one thing holds.
       max_train_per_user: newest training targets per user, for logs of interactions.
-      on_bad_row: "stop" or "skip", for files of events.
+      on_bad_row: "stop" or "skip", for files.
       seed: of the built-in world; files have none.
       row_maps: vocabularies of an earlier run, to read new data the way its model was trained.
 
@@ -58,12 +73,10 @@ def open_source(
         draw = 2 * seed + (kind == "candidates")
         world = SlateWorld(SLATES[where], seed)
         return slate_log.load(world, name=f"{kind}:{where}", seed=draw, view=kind)
-    if kind not in ("events", "movielens"):
+    if kind not in _FILES:
         raise DataError(f"Unknown source {source!r}; choose from {', '.join(SOURCES)}.")
+    what, load = _FILES[kind]
     if not where:
-        raise DataError(f"Source {kind!r} needs a path: {kind}:PATH.")
-    if kind == "events":
-        return events.load(
-            where, max_train_per_user=max_train_per_user, on_bad_row=on_bad_row, row_maps=row_maps
-        )
-    return movielens.load(where, max_train_per_user=max_train_per_user, row_maps=row_maps)
+        raise DataError(f"Source {kind!r} needs a path: {kind}:{what}.")
+    options = {} if kind in _LABELLED else {"max_train_per_user": max_train_per_user}
+    return load(where, on_bad_row=on_bad_row, row_maps=row_maps, **options)

@@ -16,3 +16,4 @@ from .schema import Role as Role
 from .schema import Schema as Schema
 from .schema import Table as Table
 from .signature import signatures as signatures
+from .vocabulary import DistinctCounts as DistinctCounts

@@ -57,6 +57,13 @@ def test_permutation():
     assert draws.permutation(0, 1).shape == (0,)
 
 
+def test_a_long_permutation_is_drawn_block_by_block(monkeypatch):
+    whole = draws.permutation(1000, 3, 4)
+    assert np.array_equal(whole, np.argsort(draws.bits(3, 4, np.arange(1000))))
+    monkeypatch.setattr(draws, "_AT_ONCE", 7)
+    assert np.array_equal(draws.permutation(1000, 3, 4), whole)
+
+
 def test_untouched_items_are_uniform():
     # User 0 leaves 5 of 8 items, user 1 all but one.
     untouched = draws.UntouchedItems(log_of([1, 1, 4, 6], [2], catalogue=8))

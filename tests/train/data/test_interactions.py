@@ -222,3 +222,41 @@ def test_no_negative_left():
     raw = hand_made(item_ids=pa.array(ITEM_IDS[:6]), items=())
     with pytest.raises(DataError, match="full: user 0 of the log touched all 6 items"):
         interactions.build("full", raw)
+
+
+def test_attributes_of_events_may_come_as_dictionaries():
+    raw = hand_made()
+    (behavior,) = raw.events
+    # With a value that no event has, and one that stands there twice.
+    text = behavior.values.to_pylist()
+    listed = ["never", "buy", "click", "cart", "click"]
+    index = [
+        4 if i % 2 and value == "click" else listed.index(value) for i, value in enumerate(text)
+    ]
+    coded = pa.DictionaryArray.from_arrays(pa.array(index, pa.int8()), listed)
+    events = (dataclasses.replace(behavior, values=coded),)
+    dataset = interactions.build("coded", dataclasses.replace(raw, events=events))
+    plain = hand_made_dataset()
+    assert dataset.log.event["behavior"].tolist() == plain.log.event["behavior"].tolist()
+    assert dataset.log.event["behavior"].dtype == np.int32
+    assert dataset.schema == plain.schema
+    assert rows(dataset, "behavior", "never") == [1]
+
+
+def test_attributes_of_events_of_every_kind():
+    # Two of the events are of user 2, who leaves; user 3 has the last three, newest first.
+    raw = hand_made()
+    missing = [None] * 12
+    attributes = (
+        Attribute(name="count", values=pa.array([*missing, 5, 6, 7])),
+        Attribute(name="weight", values=pa.array([*missing, 0.5, 1.5, 2.5])),
+        Attribute(name="words", values=pa.array([*missing, ["a"], None, ["a", "b"]])),
+    )
+    dataset = interactions.build("kinds", dataclasses.replace(raw, events=attributes))
+    event = dataset.log.event
+    # Training sees the oldest alone: 7, and a and b.
+    assert event["count"].tolist() == [0] * 10 + [2, 1, 1]
+    assert event["weight"].tolist() == [0] * 10 + [2.5, 1.5, 0.5]
+    a, b = rows(dataset, "words", "a", "b")
+    assert sorted([a, b]) == [2, 3]
+    assert event["words"].tolist() == [[0, 0]] * 10 + [[a, b], [0, 0], [a, 0]]

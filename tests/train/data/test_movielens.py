@@ -25,7 +25,8 @@ RATINGS = [
 def write(folder, **files):
     for name, lines in files.items():
         text = "\n".join(lines) + "\n"
-        (folder / name.replace("__", ".")).write_bytes(text.encode("latin-1"))
+        encoding = "utf-8" if name.endswith("csv") else "latin-1"
+        (folder / name.replace("__", ".")).write_bytes(text.encode(encoding))
     return folder
 
 
@@ -48,76 +49,142 @@ def files_1m():
     )
 
 
+def files_20m():
+    title = lambda id_: f'"Café ""{id_}"", The (1995)"'
+    genres = lambda id_: "|".join(MOVIES[id_]) or "(no genres listed)"
+    return dict(
+        ratings__csv=[
+            "userId,movieId,rating,timestamp",
+            *(f"{user},{movie},{stars - 0.5},{time}" for user, movie, stars, time in RATINGS),
+        ],
+        movies__csv=["movieId,title,genres", *(f"{i},{title(i)},{genres(i)}" for i in MOVIES)],
+    )
+
+
+FORMATS = {"100k": files_100k, "1m": files_1m, "20m": files_20m}
+
+
 def rows(dataset, table, *values):
     return dataset.row_maps[table](signatures(table, list(values))).tolist()
 
 
-@pytest.mark.parametrize(("files", "name"), [(files_100k, "100k"), (files_1m, "1m")])
-def test_both_formats(tmp_path, files, name):
-    dataset = movielens.load(write(tmp_path, **files()))
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format(tmp_path, name):
+    dataset = movielens.load(write(tmp_path, **FORMATS[name]()))
     log = dataset.log
     assert dataset.name == f"movielens:{name}"
-    # Users in the order of their file, their ratings by time; items likewise: 3, 1, 2, 4, 7.
-    assert log.offsets.tolist() == [0, 4, 7]
-    assert log.time.tolist() == [100, 200, 300, 400, 90, 100, 100_000]
-    assert log.item.tolist() == [0, 2, 1, 4, 1, 2, 0]
+    # Users 2 and 5, their ratings by time; movies 1, 2, 3, 4, 7.
+    assert log.offsets.tolist() == [0, 3, 7]
+    assert log.time.tolist() == [90, 100, 100_000, 100, 200, 300, 400]
+    assert log.item.tolist() == [0, 1, 2, 2, 1, 0, 4]
     assert log.has_clock
     assert log.num_items == 5
-    # Training sees movies 3 and 2 of user 5, and 1 of user 2.
-    assert log.items["item"].tolist() == [*rows(dataset, "item", 3, 1, 2), 1, 1]
-    assert sorted(rows(dataset, "item", 3, 1, 2)) == [2, 3, 4]
+    # Training sees movie 1 of user 2, and 3 and 2 of user 5.
+    assert log.items["item"].tolist() == [*rows(dataset, "item", 1, 2, 3), 1, 1]
+    assert sorted(rows(dataset, "item", 1, 2, 3)) == [2, 3, 4]
     action, comedy = rows(dataset, "genre", "Action", "Comedy")
     assert sorted([action, comedy]) == [2, 3]
-    genres = log.items["genre"].tolist()
-    assert genres[0] == [action, comedy] and genres[1] == [comedy, 0] and genres[3] == [1, 0]
-    for at, column in enumerate(("age", "gender", "occupation")):
-        values = [USERS[5][at], USERS[2][at]]
-        assert log.users[column].tolist() == rows(dataset, column, *values)
-        assert sorted(log.users[column].tolist()) == [2, 3]
+    genres = [[comedy, 0], [0, 0], [action, comedy], [1, 0], [action, 0]]
+    assert log.items["genre"].tolist() == genres
+    if name == "20m":
+        assert log.users == {}
+    else:
+        for at, column in enumerate(("age", "gender", "occupation")):
+            values = [USERS[2][at], USERS[5][at]]
+            assert log.users[column].tolist() == rows(dataset, column, *values)
+            assert sorted(log.users[column].tolist()) == [2, 3]
     assert dataset.schema.find("candidate", "genre").kind == "bag"
-    assert dataset.train.cut.tolist() == [0, 1, 0]
+    assert dataset.train.cut.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(("folder", "name"), [("ml-25m", "25m"), ("ml-32m", "32m"), ("x", "20m")])
+def test_later_sizes_are_named_by_their_folder(tmp_path, folder, name):
+    (tmp_path / folder).mkdir()
+    dataset = movielens.load(write(tmp_path / folder, **files_20m()))
+    assert dataset.name == f"movielens:{name}"
 
 
 def test_max_train_per_user(tmp_path):
     dataset = movielens.load(write(tmp_path, **files_1m()), max_train_per_user=1)
-    assert dataset.train.cut.tolist() == [1, 0]
+    assert dataset.train.cut.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
-    ("files", "name", "line", "reason"),
+    ("name", "file", "line", "reason"),
     [
-        (files_100k, "u.data", "1\t2\t3", "line 2 has 3 values, expected 4 split by '\\t'"),
-        (files_100k, "u.data", "5\tx\t3\t100", "line 2: 'x' is not a whole number"),
-        (files_100k, "u.data", "5\t1\t3\t1.5", "line 2: '1.5' is not a whole number"),
-        (files_100k, "u.item", "6|Title|date||url|0|1", "line 2 has 7 values, expected 8"),
-        (files_100k, "u.item", "six|Title|date||url|0|1|0", "line 2: 'six' is not a whole number"),
-        (files_100k, "u.genre", "Drama", "line 2 has 1 values, expected 2"),
-        (files_100k, "u.user", "7|24|M|artist", "line 2 has 4 values, expected 5"),
-        (files_1m, "ratings.dat", "5::1::3", "line 2 has 3 values, expected 4 split by '::'"),
-        (files_1m, "ratings.dat", "5::::3::9", "line 2: '' is not a whole number"),
-        (files_1m, "movies.dat", "6::Title", "line 2 has 2 values, expected 3"),
-        (files_1m, "users.dat", "x::F::1::10::48067", "line 2: 'x' is not a whole number"),
+        ("100k", "u.data", "1\t2\t3", "has 3 values, expected 4 split by '\\t'"),
+        ("100k", "u.data", "5\tx\t3\t100", "movie must be a whole number, got 'x'"),
+        ("100k", "u.data", "5\t1\t3\t1.5", "time must be a whole number, got '1.5'"),
+        ("100k", "u.data", "8\t1\t3\t9", "names user 8, which u.user does not list"),
+        ("100k", "u.data", "5\t6\t3\t9", "names movie 6, which u.item does not list"),
+        ("100k", "u.item", "6|Title|date||url|0|1", "has 7 values, expected 8"),
+        ("100k", "u.item", "six|Title|date||url|0|1|0", "movie must be a whole number, got 'six'"),
+        ("100k", "u.item", "6|Title|date||url|0|1|no", "flag 2 (Comedy) must be a whole number"),
+        ("100k", "u.genre", "Drama", "has 1 values, expected 2"),
+        ("100k", "u.user", "7|24|M|artist", "has 4 values, expected 5"),
+        ("1m", "ratings.dat", "5::1::3", "has 3 values, expected 4 split by '::'"),
+        ("1m", "ratings.dat", "5::::3::9", "movie is missing"),
+        ("1m", "ratings.dat", "5::1::3.5::9", "rating must be a whole number, got '3.5'"),
+        ("1m", "movies.dat", "6::Title", "has 2 values, expected 3"),
+        ("1m", "users.dat", "x::F::1::10::48067", "user must be a whole number, got 'x'"),
+        ("20m", "ratings.csv", "5,1,3", "has 3 values, expected 4"),
+        ("20m", "ratings.csv", "5,1,three,9", "rating must be a finite number, got 'three'"),
+        ("20m", "ratings.csv", "5,6,3.5,9", "names movie 6, which movies.csv does not list"),
+        ("20m", "movies.csv", "6,Title, The,Drama", "has 4 values, expected 3"),
+        ("20m", "movies.csv", '6,"Title,Drama', "cannot be split into values"),
     ],
 )
-def test_bad_lines_are_named(tmp_path, files, name, line, reason):
-    write(tmp_path, **files())
-    lines = (tmp_path / name).read_text("latin-1").split("\n")
-    lines[1] = line
-    (tmp_path / name).write_text("\n".join(lines), "latin-1")
+def test_bad_lines_are_named(tmp_path, name, file, line, reason):
+    write(tmp_path, **FORMATS[name]())
+    before = movielens.load(tmp_path)
+    path = tmp_path / file
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([lines[0], line.encode(), *lines[1:]]))
     with pytest.raises(DataError) as caught:
         movielens.load(tmp_path)
-    assert str(caught.value).startswith(f"{tmp_path / name}: {reason}")
+    assert str(caught.value).startswith(f"{path}: line 2: {reason}")
     assert len(str(caught.value).splitlines()) == 1
+    after = movielens.load(tmp_path, on_bad_row="skip")
+    assert after.log.item.tolist() == before.log.item.tolist()
+    assert after.log.items["genre"].tolist() == before.log.items["genre"].tolist()
+    assert after.facts["rows skipped"] == 1
+    assert after.facts["first row skipped"].startswith(f"{file}: line 2: {reason}")
 
 
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [("8\t1\t3\t9", "a rating names user 8"), ("5\t6\t3\t9", "a rating names movie 6")],
-)
-def test_ratings_of_strangers(tmp_path, line, reason):
+def test_ratings_of_a_movie_whose_line_is_skipped_are_skipped(tmp_path):
+    write(tmp_path, **files_20m())
+    path = tmp_path / "movies.csv"
+    path.write_bytes(path.read_bytes().replace(b"\n7,", b"\nseven,"))
+    with pytest.raises(DataError, match="movies.csv: line 6: movieId must be a whole number"):
+        movielens.load(tmp_path)
+    dataset = movielens.load(tmp_path, on_bad_row="skip")
+    assert dataset.log.time.tolist() == [90, 100, 100_000, 100, 200, 300]
+    assert dataset.facts["rows skipped"] == 2
+
+
+def test_genres_are_what_their_numbers_say(tmp_path):
     files = files_100k()
-    files["u__data"].append(line)
+    ordered = movielens.load(write(tmp_path, **files))
+    files["u__genre"] = ["Comedy|2", "unknown|0", "Action|1"]
+    dataset = movielens.load(write(tmp_path, **files))
+    assert dataset.log.items["genre"].tolist() == ordered.log.items["genre"].tolist()
+    files["u__genre"] = ["Comedy|2", "unknown|0"]
+    reason = "u.genre: genres must be numbered 0, 1, 2, ..., got .0, 2."
     with pytest.raises(DataError, match=reason):
+        movielens.load(write(tmp_path, **files))
+
+
+def test_no_rating_left(tmp_path):
+    files = files_20m()
+    files["movies__csv"] = [files["movies__csv"][0], "99,Title,Drama"]
+    with pytest.raises(DataError, match="ratings.csv: holds no rating of a movie and user"):
+        movielens.load(write(tmp_path, **files), on_bad_row="skip")
+
+
+def test_another_header(tmp_path):
+    files = files_20m()
+    files["ratings__csv"][0] = "user,movie,rating,timestamp"
+    with pytest.raises(DataError, match="the first line must be 'userId,movieId,rating,timestamp'"):
         movielens.load(write(tmp_path, **files))
 
 
