@@ -228,7 +228,7 @@ def _text(line: dict[str, Any], name: str) -> str:
 
 def _storable(value: Any) -> Any:
     """Text that UTF-8 can hold: JSON may name half of a surrogate pair."""
-    if value and any("\ud800" <= letter <= "\udfff" for letter in value):
+    if value and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
         raise _BadLine(f"{reprlib.repr(value)} is not text that UTF-8 can hold")
     return value
 

@@ -10,7 +10,7 @@ by years or below zero. They are events whose time is not known, so they are lef
 An item is of the category that its first line names. Lines that repeat are events that repeat, as
 in any log by the second.
 
-A line takes 13 bytes when it is read, and 16 of the data set that is made.
+A line takes 17 bytes while the file is read, and 16 of the data set that is made.
 """
 
 import dataclasses
