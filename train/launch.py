@@ -190,6 +190,7 @@ def evaluate_run(
             max_train_per_user=saved.settings.max_train_per_user,
             on_bad_row=on_bad_row,
             row_maps=saved.row_maps,
+            transforms={f.name: f.transform for f in saved.schema.fields if f.kind == "dense"},
         )
     dataset = prepared(dataset, saved.settings)
     saved.require_schema(dataset.schema)

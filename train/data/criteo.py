@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from ...zoo.features import DistinctCounts, Field, RowMap, Schema, Table
+from ...zoo.features import DistinctCounts, Field, RowMap, Schema, Table, transforms
 from ...zoo.features.record import numbers_of
 from .coded import admit, watched_blocks
 from .dataset import Dataset
@@ -125,6 +125,7 @@ def _read(path: Path, bad: BadRows) -> tuple[ColumnStore, ColumnStore]:
         choices={"label": ("0", "1")},
         numbered=True,
     )
+    log1p = transforms.function("log1p")
     for block in blocks:
         codes, usable = _codes(path, block, bad)
         block = block.filter(pa.array(usable))
@@ -134,7 +135,7 @@ def _read(path: Path, bad: BadRows) -> tuple[ColumnStore, ColumnStore]:
             missing |= null.astype(np.int32) << np.int32(bit)
         features.append(
             {
-                **{name: numbers_of("log1p", block[name]) for name in NUMBERS},
+                **{name: log1p(numbers_of(block[name])) for name in NUMBERS},
                 **{name: codes[name][usable].view(np.int32) for name in CATEGORIES},
             }
         )

@@ -1,10 +1,15 @@
 """`events:FILE`: any log of interactions as CSV (optionally gzipped) or Parquet.
 
 Columns: `user_id`, `item_id`; optionally `category_id`, `timestamp` (whole seconds; without it
-the file's order is the time), `behavior`. Every further column is an attribute of the item if
-each item has one value of it, else of the user if each user has one, and is otherwise left out.
-Columns of numbers with a fraction are dense, all others are ids (and so are the known columns).
-Text that is all whole numbers is read as numbers, unless one has leading zeros.
+the file's order is the time), `behavior`. A column `context_NAME` was known before the event (its
+scene, the hour) and is the field NAME of the request's context. Every further column is an
+attribute of the item if each item has one value of it, else of the user if each user has one, and
+is otherwise left out: what differs from event to event may well be their outcome. Lists of numbers
+(in Parquet) are vectors of the item.
+
+Columns of numbers with a fraction are dense (standardised by what training sees, and clipped), all
+others are ids (and so are the known columns). Text that is all whole numbers is read as numbers,
+unless one has leading zeros. Metrics are broken down by the fields `scene` and `segment`.
 """
 
 import codecs
@@ -35,6 +40,8 @@ pc: Any = pyarrow.compute  # its functions are made when it is imported
 _REQUIRED = ("user_id", "item_id")
 _KNOWN = (*_REQUIRED, "category_id", "timestamp", "behavior")
 _FIELDS = {"item": "item_id", "category": "category_id"}
+_CONTEXT = "context_"
+_STANDARD = "zscore | clip(-5, 5)"
 _SECONDS = r"^-?\d{1,18}$"
 _INTEGER = r"^(0|-?[1-9]\d{0,17})$"
 _DIGITS = r"^-?\d+$"
@@ -47,6 +54,7 @@ def load(
     max_train_per_user: int = 20,
     on_bad_row: OnBadRow = "stop",
     row_maps: dict[str, RowMap] | None = None,
+    transforms: dict[str, str] | None = None,
 ) -> Dataset:
     """Reads a file of events and splits it by the protocol of `interactions`.
 
@@ -55,7 +63,7 @@ def load(
       max_train_per_user: newest training targets per user.
       on_bad_row: "stop" at the first row that cannot be read, naming its line; or "skip" such
         rows and count them in `facts`.
-      row_maps: vocabularies of an earlier run; see `interactions.build`.
+      row_maps, transforms: of an earlier run; see `interactions.build`.
 
     Raises:
       DataError: no such file, not a table, a missing column, a bad row, or too few events.
@@ -77,6 +85,7 @@ def load(
         raw,
         max_train_per_user=max_train_per_user,
         row_maps=row_maps,
+        transforms=transforms,
     )
     facts = dict(dataset.facts)
     if bad:
@@ -269,6 +278,7 @@ def _interactions(path: Path, table: pa.Table) -> tuple[Interactions, list[str]]
     items: list[Attribute] = []
     users: list[Attribute] = []
     events: list[Attribute] = []
+    context: list[Attribute] = []
     left_out: list[str] = []
     for name in table.column_names:
         if name == "behavior":
@@ -278,13 +288,23 @@ def _interactions(path: Path, table: pa.Table) -> tuple[Interactions, list[str]]
         elif name in _KNOWN:
             continue
         elif pa.types.is_nested(table[name].type):
-            left_out.append(name)
+            if _is_vector(table[name].type):
+                vectors = column(name, lambda values: values.cast(pa.list_(pa.float64())))
+                items.append(Attribute(name=name, values=_first(vectors, item)))
+            else:
+                left_out.append(name)
+        elif name.startswith(_CONTEXT):
+            values = column(name, _typed)
+            short = name.removeprefix(_CONTEXT)
+            context.append(Attribute(name=short, values=values, dim=4, transform=_STANDARD))
         else:
             values = column(name, _typed)
             if _constant_within(values, item):
-                items.append(Attribute(name=name, values=_first(values, item)))
+                values = _first(values, item)
+                items.append(Attribute(name=name, values=values, transform=_STANDARD))
             elif _constant_within(values, user):
-                users.append(Attribute(name=name, values=_first(values, user), dim=8))
+                values = _first(values, user)
+                users.append(Attribute(name=name, values=values, dim=8, transform=_STANDARD))
             else:
                 left_out.append(name)
     raw = Interactions(
@@ -295,9 +315,17 @@ def _interactions(path: Path, table: pa.Table) -> tuple[Interactions, list[str]]
         items=tuple(items),
         users=tuple(users),
         events=tuple(events),
+        context=tuple(context),
         has_clock=has_clock and _looks_like_seconds(time),
     )
     return raw, left_out
+
+
+def _is_vector(kind: pa.DataType) -> bool:
+    """Whether this is the type of lists of numbers with fractions."""
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    lists = lists or pa.types.is_fixed_size_list(kind)
+    return lists and pa.types.is_floating(kind.value_type)
 
 
 def _looks_like_seconds(time: np.ndarray) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...zoo.features import Field, KnownRows, RowMap, Schema, Table, signatures
+from ...zoo.features import transforms as transforms_
 from ...zoo.features.record import numbers_of, rows_of
 from . import columns, draws
 from .dataset import Dataset
@@ -27,6 +28,8 @@ from .pipeline import with_negatives
 
 MIN_EVENTS = 3
 ITEM_DIM = 16
+# Fields by which metrics are broken down, where a log has them.
+SEGMENTS = ("scene", "segment")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,8 @@ class Attribute:
     """A column of items, users or events: raw values, and how a field reads them.
 
     `values` is an Arrow array: integers or text (an id; as a dictionary, if few repeat often),
-    lists of them (a bag), floats (dense).
+    lists of them (a bag), floats (dense), lists of floats of one length (a dense vector). What
+    `transform` has to learn (see `zoo.features.transforms`), it learns from what training sees.
     """
 
     name: str
@@ -52,6 +56,8 @@ class Interactions:
       time: (E,) integers.
       item_ids: (N,) Arrow array of the items' published ids.
       items: attributes with N values. users: with U values. events: with E values.
+      context: attributes with E values that are known before the event, such as its scene; those
+        of the target's own event are the request's.
       has_clock: whether `time` is in seconds.
     """
 
@@ -62,6 +68,7 @@ class Interactions:
     items: tuple[Attribute, ...] = ()
     users: tuple[Attribute, ...] = ()
     events: tuple[Attribute, ...] = ()
+    context: tuple[Attribute, ...] = ()
     has_clock: bool = True
 
 
@@ -72,11 +79,13 @@ def build(
     max_train_per_user: int = 20,
     task: str = "click",
     row_maps: dict[str, RowMap] | None = None,
+    transforms: dict[str, str] | None = None,
 ) -> Dataset:
     """Applies the protocol. Raises DataError if no user has three events, or one touched all items.
 
-    `row_maps` are those of an earlier run, for data that its model is to score; by default every
-    table gets a vocabulary of the values that training may see.
+    `row_maps` and `transforms` (of dense fields, by name) are those of an earlier run, for data
+    that its model is to score; by default every table gets a vocabulary of the values that training
+    may see, and every transform learns from them.
 
     Of an event the log takes 12 bytes, and 4 for each attribute; beside it and `raw` (which is let
     go in time if the caller keeps no name for it) at most 12 more are held.
@@ -110,7 +119,7 @@ def build(
         late = np.concatenate([values[ends - 1], values[ends - 2]])
         return columns.count(values, size) - columns.count(late, size)
 
-    encoder = _Encoder(row_maps or {})
+    encoder = _Encoder(row_maps or {}, transforms or {})
     listed = (Attribute(name="item", values=raw.item_ids), *raw.items)
     listed = [dataclasses.replace(x, values=x.values.take(pa.array(catalogue))) for x in listed]
     of_items = seen(item, len(catalogue))
@@ -120,11 +129,16 @@ def build(
         offsets=offsets,
         item=item,
         time=columns.take(raw.time, order, np.int64),
-        event={x.name: _event_column(encoder, x, order, seen, ends) for x in raw.events},
+        event={
+            x.name: _event_column(encoder, x, ("history",), order, seen, ends) for x in raw.events
+        },
         items=for_items,
         users=for_users,
         has_clock=raw.has_clock,
     )
+    context = {
+        x.name: _event_column(encoder, x, ("context",), order, seen, ends) for x in raw.context
+    }
     # Else what nobody reads any more would be held to the end.
     del raw, order, item
 
@@ -139,6 +153,7 @@ def build(
             time=log.time[index],
             candidate=log.item[index][:, None],
             label={task: np.ones((len(index), 1), np.float32)},
+            context={name: column[index] for name, column in context.items()},
         )
 
     # Before the requests of training, which are many: what tells untouched items is large.
@@ -152,6 +167,7 @@ def build(
         validation=validation,
         test=test,
         samples_negatives=True,
+        segments={name: encoder.labels[name] for name in SEGMENTS if name in encoder.labels},
         facts={
             "users": log.num_users,
             "items": int(np.count_nonzero(touched)),
@@ -193,8 +209,9 @@ def _order(raw: Interactions, kept: np.ndarray, size: int) -> np.ndarray:
 class _Encoder:
     """Turns attributes into columns; gathers their fields, tables and vocabularies."""
 
-    def __init__(self, given: dict[str, RowMap]):
-        self._given = given
+    def __init__(self, given: dict[str, RowMap], transforms: dict[str, str]):
+        self._given, self._transforms = given, transforms
+        self.labels: dict[str, dict[int, str]] = {}
         self.fields: list[Field] = []
         self.tables: list[Table] = []
         self.row_maps: dict[str, RowMap] = {}
@@ -202,9 +219,9 @@ class _Encoder:
     def add(self, attribute: Attribute, roles: tuple[str, ...], weight: np.ndarray) -> np.ndarray:
         """The encoded values; `weight` is how often training sees each: if never, it is unknown."""
         field, flat, owners = _read(attribute)
-        self.fields += [dataclasses.replace(field, role=role) for role in roles]
         if field.kind == "dense":
-            return flat
+            return self._numbers(field, flat, roles, weight)
+        self.fields += [dataclasses.replace(field, role=role) for role in roles]
         if field.name in self._given:
             row_map = self._given[field.name]
         else:
@@ -216,6 +233,9 @@ class _Encoder:
         self.row_maps[field.name] = row_map
         self.tables.append(Table(name=field.table_name, rows=row_map.rows, dim=attribute.dim))
         rows = rows_of(field.name, flat, self.row_maps)
+        if field.name in SEGMENTS:
+            text = flat.cast(pa.string()).to_pylist()
+            self.labels[field.name] = {int(r): t for r, t in zip(rows, text, strict=True) if r > 1}
         if field.kind == "bag":
             within = np.arange(len(rows)) - np.searchsorted(owners, owners)
             bag = np.zeros((len(attribute.values), field.width or 1), np.int32)
@@ -223,9 +243,23 @@ class _Encoder:
             rows = bag
         return rows
 
+    def _numbers(
+        self, field: Field, values: np.ndarray, roles: tuple[str, ...], weight: np.ndarray
+    ) -> np.ndarray:
+        """Dense values (n,) or (n, width), NaN where missing, after their transform."""
+        text = self._transforms.get(field.name, field.transform)
+        text = transforms_.fitted(text, values[weight > 0].ravel())
+        self.fields += [dataclasses.replace(field, role=role, transform=text) for role in roles]
+        return transforms_.function(text)(values)
+
 
 def _event_column(
-    encoder: _Encoder, attribute: Attribute, order: np.ndarray, seen: Any, ends: np.ndarray
+    encoder: _Encoder,
+    attribute: Attribute,
+    roles: tuple[str, ...],
+    order: np.ndarray,
+    seen: Any,
+    ends: np.ndarray,
 ) -> np.ndarray:
     """The encoded values of an attribute of the ordered events."""
     values = attribute.values
@@ -233,7 +267,7 @@ def _event_column(
         weight = np.zeros(len(values), bool)
         weight[order] = True
         weight[order[ends - 1]] = weight[order[ends - 2]] = False
-        return columns.take(encoder.add(attribute, ("history",), weight), order)
+        return columns.take(encoder.add(attribute, roles, weight), order)
     # There are few distinct values: encode each once. One more code stands for null.
     coded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
     size = len(coded.dictionary)
@@ -242,7 +276,7 @@ def _event_column(
         code = code.cast(pa.int32()).fill_null(size)
     code = columns.take(code.to_numpy(), order)
     distinct = dataclasses.replace(attribute, values=coded.dictionary)
-    rows = encoder.add(distinct, ("history",), seen(code, size + 1)[:size])
+    rows = encoder.add(distinct, roles, seen(code, size + 1)[:size])
     return columns.take(np.append(rows, np.int32(0)), code)
 
 
@@ -252,7 +286,9 @@ def _read(attribute: Attribute) -> tuple[Field, Any, np.ndarray]:
     owners = np.arange(len(values))
     if pa.types.is_floating(values.type):
         field = Field(name=name, role="user", kind="dense", transform=attribute.transform)
-        return field, numbers_of(attribute.transform, values), owners
+        return field, numbers_of(values), owners
+    if pa.types.is_list(values.type) and pa.types.is_floating(values.type.value_type):
+        return _read_vectors(attribute)
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         sizes = values.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
         kind = "int" if pa.types.is_integer(values.type.value_type) else "string"
@@ -264,3 +300,18 @@ def _read(attribute: Attribute) -> tuple[Field, Any, np.ndarray]:
         kind = "int" if pa.types.is_integer(values.type) else "string"
         field, flat = Field(name=name, role="user", value=kind), values
     return field, flat.cast(pa.int64() if kind == "int" else pa.string()), owners
+
+
+def _read_vectors(attribute: Attribute) -> tuple[Field, np.ndarray, np.ndarray]:
+    """Like `_read`; (n, width) numbers. Raises DataError unless all vectors are of one length."""
+    values, name = attribute.values, attribute.name
+    sizes = np.unique(values.value_lengths().drop_null().to_numpy())
+    if len(sizes) != 1 or sizes[0] == 0:
+        found = ", ".join(map(str, sizes[:5])) or "none"
+        raise DataError(f"Vectors of {name!r} must all have one length, got {found}.")
+    width = int(sizes[0])
+    numbers = np.full((len(values), width), np.nan, np.float32)
+    real = values.is_valid().to_numpy(zero_copy_only=False)
+    numbers[real] = numbers_of(values.flatten()).reshape(-1, width)
+    field = Field(name=name, role="user", kind="dense", width=width, transform=attribute.transform)
+    return field, numbers, np.arange(len(values))

@@ -1,6 +1,7 @@
 """SOURCE strings, `KIND[:WHERE]`, and the code that opens each kind."""
 
 from collections.abc import Callable
+from typing import Any
 
 from ...zoo.features import RowMap
 from . import alibaba, aliccp, amazon, criteo, events, market, movielens, planted, taobao
@@ -40,6 +41,7 @@ def open_source(
     on_bad_row: OnBadRow = "stop",
     seed: int = 0,
     row_maps: dict[str, RowMap] | None = None,
+    transforms: dict[str, str] | None = None,
 ) -> Dataset:
     """Reads a source.
 
@@ -52,6 +54,7 @@ def open_source(
       on_bad_row: "stop" or "skip", for files.
       seed: of the built-in world; files have none.
       row_maps: vocabularies of an earlier run, to read new data the way its model was trained.
+      transforms: of the dense fields of that run, by name; what they learnt is not learnt anew.
 
     Raises:
       DataError: an unknown kind or preset, or a file that cannot be used.
@@ -78,5 +81,9 @@ def open_source(
     what, load = _FILES[kind]
     if not where:
         raise DataError(f"Source {kind!r} needs a path: {kind}:{what}.")
-    options = {} if kind in _LABELLED else {"max_train_per_user": max_train_per_user}
-    return load(where, on_bad_row=on_bad_row, row_maps=row_maps, **options)
+    options: dict[str, Any] = {"on_bad_row": on_bad_row, "row_maps": row_maps}
+    if kind in _LOGS:
+        options["max_train_per_user"] = max_train_per_user
+    if kind == "events":  # The only one whose transforms learn.
+        options["transforms"] = transforms
+    return load(where, **options)

@@ -200,9 +200,9 @@ def _values(field: Field, column: Any, row_maps: dict[str, RowMap]) -> np.ndarra
         ) from error
     if field.kind == "dense":
         if field.width is None:
-            return numbers_of(field.transform, column)
+            return transforms.function(field.transform)(numbers_of(column))
         flat = column.values.slice(column.offset * field.width, len(column) * field.width)
-        numbers = _numbers(flat).reshape(-1, field.width)
+        numbers = numbers_of(flat).reshape(-1, field.width)
         null = column.is_null().to_numpy(zero_copy_only=False)
         return transforms.function(field.transform)(np.where(null[:, None], np.nan, numbers))
     if field.kind == "id":
@@ -213,13 +213,8 @@ def _values(field: Field, column: Any, row_maps: dict[str, RowMap]) -> np.ndarra
     return slots.place(rows_of(field.table_name, bags.values, row_maps))
 
 
-def numbers_of(transform: str, column: Any) -> np.ndarray:
-    """float32 numbers of an Arrow column of numbers; what is still missing at the end is 0."""
-    return transforms.function(transform)(_numbers(column))
-
-
-def _numbers(column: Any) -> np.ndarray:
-    """Numbers of float32's precision, whatever the column's; NaN where null."""
+def numbers_of(column: Any) -> np.ndarray:
+    """float32 numbers of an Arrow column of numbers, NaN where null."""
     numbers = column.cast("float64", safe=False).to_numpy(zero_copy_only=False)
     with np.errstate(over="ignore"):
         return numbers.astype(np.float32)

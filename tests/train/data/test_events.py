@@ -77,7 +77,10 @@ def check(dataset):
     assert log.items["brand"].tolist() == [acme, beta, acme, 0, beta, beta]
     one, two = rows(dataset, "category", 1, 2)
     assert log.items["category"].tolist() == [one, two, 0, one, 1, 1]
-    assert log.items["price"].tolist() == [1.5, 0, 2, -0.5, 40, 5]  # 70 left with its user
+    # 1.5, none, 2, -0.5, 40, 5 (70 left with its user), of which training sees 1.5 and -0.5: their
+    # mean is 0.5, their deviation 1.
+    assert dataset.schema.find("candidate", "price").transform == "zscore(0.5, 1) | clip(-5, 5)"
+    assert log.items["price"].tolist() == [1, 0, 1.5, -1, 5, 4.5]
     assert log.users["city"].tolist() == rows(dataset, "city", "Rome", "Oslo")
     assert dataset.schema.find("candidate", "price").kind == "dense"
     assert dataset.schema.find("candidate", "item").value == "int"
