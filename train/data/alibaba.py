@@ -10,11 +10,12 @@ https://github.com/xuehansheng/DyHATR. Three files of tab-separated values witho
 
 The features of users are the publisher's guesses; -1 says that there is none. Incomes, some 3500
 to 21,000, are ids of whole thousands: as numbers they would drown the other inputs. Items and users
-that their files do not list have no features; those that are of no event are left out.
+that their files do not list have no features; those that are of no event are left out. A feature
+line that names an id again is ignored.
 
 Only the first event of every user with every item counts: nearly half of all events repeat one,
-and whoever repeats the past would win. Days are all the time there is; within a day the order is
-the file's. A feature line that names an id again is ignored.
+and whoever repeats the past would win. First by its day (`bench/alibaba.py` keeps the first line
+instead); days are all the time there is, and within a day the order is the file's.
 """
 
 import dataclasses

@@ -1,0 +1,129 @@
+"""Files of events with more than ids: context, vectors, numbers, segments."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recjax.train import launch
+from recjax.train.data import events
+from recjax.train.data.errors import DataError
+from recjax.train.data.pipeline import TrainingBatches
+from recjax.zoo.features import signatures
+
+# user, item, timestamp, scene, hour of the day, temperature, the user's segment
+ROWS = [
+    (1, 10, 0, "home", 8, 1.5, "new"),
+    (1, 11, 100_000, "cart", 9, 2.5, "new"),
+    (1, 12, 200_000, "home", 9, 40.5, "new"),
+    (1, 13, 300_000, "search", 10, -1.5, "new"),
+    (2, 12, 0, "home", 8, 3.5, "loyal"),
+    (2, 10, 100_000, "", 8, 0.5, "loyal"),
+    (2, 13, 200_000, "cart", 7, 1.5, "loyal"),
+    (3, 14, 0, "home", 8, 2.5, "loyal"),
+    (3, 14, 100_000, "home", 8, 2.5, "loyal"),
+    (3, 12, 200_000, "home", 8, 2.5, "loyal"),
+]
+NAMES = "user_id,item_id,timestamp,context_scene,context_hour,context_degrees,segment"
+
+
+def csv(tmp_path, name="events.csv", lines=ROWS):
+    path = tmp_path / name
+    path.write_text("\n".join([NAMES, *(",".join(map(str, row)) for row in lines)]) + "\n")
+    return path
+
+
+def row(dataset, table, value):
+    return int(dataset.row_maps[table](signatures(table, [value]))[0])
+
+
+def test_what_was_known_before_an_event_is_the_context_of_its_request(tmp_path):
+    dataset = events.load(csv(tmp_path))
+    roles = {field.name: field.role for field in dataset.schema.fields if field.name != "item"}
+    assert roles == {
+        "segment": "user",
+        "scene": "context",
+        "hour": "context",
+        "degrees": "context",
+    }
+    # Targets by user: of training the events of items 10 and 11, 12, 14; the last is tested.
+    scene = lambda split: getattr(dataset, split).context["scene"].tolist()
+    home, cart = row(dataset, "scene", "home"), row(dataset, "scene", "cart")
+    assert scene("train") == [home, cart, home, home]
+    assert scene("validation") == [home, 0, home]  # an empty value
+    assert scene("test") == [1, cart, home] and row(dataset, "scene", "search") == 1  # new
+    eight = row(dataset, "hour", 8)
+    assert dataset.test.context["hour"].tolist() == [1, 1, eight] and eight > 1
+    # Numbers are standardised by what training sees.
+    deviation = np.std([1.5, 2.5, 3.5, 2.5])
+    expected = np.clip((np.array([-1.5, 1.5, 2.5]) - 2.5) / deviation, -5, 5)
+    np.testing.assert_allclose(dataset.test.context["degrees"], expected, rtol=1e-6)
+    assert dataset.validation.context["degrees"][0] == 5  # 40.5 is cut
+    step = next(TrainingBatches(dataset, batch_size=8, history=4).epoch(0))
+    assert step.batch["context"]["degrees"].shape == step.batch["candidate_mask"].shape[:1]
+
+
+def test_metrics_are_broken_down_by_scene_and_segment(tmp_path):
+    dataset = events.load(csv(tmp_path))
+    assert set(dataset.segments["segment"].values()) == {"new", "loyal"}
+    assert set(dataset.segments["scene"].values()) == {"home", "cart"}
+    _, results = launch.train(
+        "mlp",
+        source=f"events:{tmp_path / 'events.csv'}",
+        out=tmp_path / "run",
+        overrides=["steps=1", "batch_size=4", "history=2"],
+        quiet=True,
+    )
+    assert set(results["test"]["segments"]) == {"scene", "segment"}
+    assert set(results["test"]["segments"]["segment"]) == {"new", "loyal"}
+
+
+def test_other_data_are_read_by_what_training_learnt(tmp_path):
+    overrides = ["steps=1", "batch_size=4", "history=2"]
+    path = csv(tmp_path)
+    folder, results = launch.train(
+        "mlp", source=f"events:{path}", out=tmp_path / "run", overrides=overrides, quiet=True
+    )
+    hotter = [(*r[:5], r[5] + 30, r[6]) for r in ROWS]
+    other = csv(tmp_path, "hotter.csv", hotter)
+    again = launch.evaluate_run(folder, source=f"events:{path}")
+    assert again["test"] == results["test"]
+    # Standardised anew it would be the same data; by the run's own mean it is not.
+    fresh = events.load(other)
+    transforms = {
+        field.name: field.transform
+        for field in launch.load_run(folder).saved.schema.fields
+        if field.kind == "dense"
+    }
+    read = events.load(other, transforms=transforms)
+    assert fresh.test.context["degrees"].tolist() != read.test.context["degrees"].tolist()
+    assert read.test.context["degrees"].tolist() == [5, 5, 5]
+    assert launch.evaluate_run(folder, source=f"events:{other}")["test"] != results["test"]
+
+
+def parquet(tmp_path, vectors):
+    columns = dict(zip(NAMES.split(",")[:3], zip(*[r[:3] for r in ROWS], strict=True), strict=True))
+    columns["picture"] = pa.array(
+        [vectors[item] for item in columns["item_id"]], pa.list_(pa.float64())
+    )
+    path = tmp_path / "events.parquet"
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_lists_of_numbers_are_vectors_of_the_item(tmp_path):
+    vectors = {10: [0.5, 1.0], 11: [2.0, -3.0], 12: None, 13: [4.0, None], 14: [0.0, 0.0]}
+    dataset = events.load(parquet(tmp_path, vectors))
+    field = dataset.schema.find("history", "picture")
+    assert (field.kind, field.width) == ("dense", 2)
+    assert dataset.schema.find("candidate", "picture").width == 2
+    assert dataset.log.items["picture"].tolist() == [[0.5, 1], [2, -3], [0, 0], [4, 0], [0, 0]]
+    step = next(TrainingBatches(dataset, batch_size=8, history=4).epoch(0))
+    assert step.batch["candidate"]["picture"].shape == (*step.batch["candidate_mask"].shape, 2)
+
+
+@pytest.mark.parametrize("vectors", [{10: [0.5], 11: [1.0, 2.0]}, {10: [], 11: []}])
+def test_vectors_must_have_one_length(tmp_path, vectors):
+    path = parquet(tmp_path, {12: None, 13: None, 14: None, **vectors})
+    with pytest.raises(DataError, match="Vectors of 'picture' must all have one length"):
+        events.load(path)
