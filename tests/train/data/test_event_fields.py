@@ -74,8 +74,8 @@ def test_metrics_are_broken_down_by_scene_and_segment(tmp_path):
         overrides=["steps=1", "batch_size=4", "history=2"],
         quiet=True,
     )
-    assert set(results["test"]["segments"]) == {"scene", "segment"}
-    assert set(results["test"]["segments"]["segment"]) == {"new", "loyal"}
+    assert set(results["test"]["by"]) == {"scene", "segment"}
+    assert set(results["test"]["by"]["segment"]) == {"new", "loyal"}
 
 
 def test_other_data_are_read_by_what_training_learnt(tmp_path):
