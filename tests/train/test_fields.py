@@ -33,6 +33,22 @@ def test_co_clicks_are_learnt_by_a_cross_and_by_nothing_less(tmp_path):
     assert auc(tmp_path, "planted:popular", f"crosses={CROSS}") < alone + 0.005
 
 
+def test_counts_cannot_tell_users_apart_and_ids_can(tmp_path):
+    counts = "statistics=count(user),count(item),since(user)"
+    settings = ["epochs=2", "batch_size=512", "history=3"]
+    scores = []
+    for number, overrides in enumerate((["leave_out=history.item", counts], [])):
+        _, results = launch.train(
+            "mlp",
+            source="planted:two_tastes",
+            out=tmp_path / str(number),
+            overrides=[*settings, *overrides],
+            quiet=True,
+        )
+        scores.append(results["test"]["auc"])
+    assert scores[0] < 0.53 and scores[1] > 0.75
+
+
 def test_a_run_remembers_its_fields(tmp_path):
     overrides = [
         "steps=3",

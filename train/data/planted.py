@@ -3,6 +3,8 @@
     co_clicks  a candidate is clicked if it goes with the last clicked item: 1 pair in 10 does,
                drawn at random, so neither item says anything alone
     popular    the control: the same, but it is the candidate alone that decides
+    two_tastes a user has events of one half of the items and clicks on that half; everybody has
+               equally many, so counts cannot tell users apart
     sample_id  labels are coin tosses; the field `sample` is another value in every request
 
 The first two ask for crosses (`--set crosses=history.item*candidate.item`), the last for
@@ -16,7 +18,7 @@ from .dataset import Dataset
 from .errors import DataError
 from .event_log import EventLog, Requests
 
-PRESETS = ("co_clicks", "popular", "sample_id")
+PRESETS = ("co_clicks", "popular", "two_tastes", "sample_id")
 ITEMS, HISTORY, CANDIDATES = 100, 3, 4
 REQUESTS = {"train": 40_000, "validation": 5_000, "test": 10_000}
 _SHARE, _HIGH, _LOW = 0.1, 0.6, 0.1
@@ -37,7 +39,11 @@ def load(preset: str = "co_clicks", *, seed: int = 0) -> Dataset:
     count = sum(REQUESTS.values())
     item = rng.integers(0, ITEMS, (count, HISTORY)).astype(np.int32)
     candidate = rng.integers(0, ITEMS, (count, CANDIDATES)).astype(np.int32)
-    if preset == "co_clicks":
+    if preset == "two_tastes":
+        taste = rng.integers(0, 2, (count, 1))
+        item = (item % (ITEMS // 2) + taste * (ITEMS // 2)).astype(np.int32)
+        likes = candidate // (ITEMS // 2) == taste
+    elif preset == "co_clicks":
         likes = (rng.random((ITEMS, ITEMS)) < _SHARE)[item[:, -1:], candidate]
     else:
         likes = (rng.random(ITEMS) < _SHARE)[candidate]
