@@ -111,8 +111,8 @@ def _read(path: Path, bad: BadRows) -> tuple[ColumnStore, ColumnStore]:
     )
     rest = ColumnStore(
         {
-            "label": ColumnType(np.float32, (1,)),
             "line": ColumnType(np.int64),
+            "label": ColumnType(np.float32, (1,)),
             "missing": ColumnType(np.int32),
         }
     )

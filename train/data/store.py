@@ -101,7 +101,9 @@ class ColumnStore:
         size, view = self._row.itemsize, records.view(np.uint8).data
         done = 0
         while done < len(view):
-            done += os.preadv(self._file.fileno(), [view[done:]], start * size + done)
+            read = os.preadv(self._file.fileno(), [view[done:]], start * size + done)
+            assert read, "the file is shorter than what was written"
+            done += read
         return records
 
     def _write(self, records: np.ndarray, start: int) -> None:

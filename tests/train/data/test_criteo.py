@@ -254,7 +254,7 @@ def test_the_number_of_a_sample_is_learnt_by_heart_unless_it_must_be_frequent(tm
             dataset=data,
             source=f"criteo:{path}",
             out=tmp_path / f"run-{min_count}",
-            settings={"epochs": 3, "patience": 0, **options},
+            settings={"epochs": 5, "patience": 0, **options},
             overrides=["tower_units=8", "embedding_dropout=0"],
             quiet=True,
         )
