@@ -38,8 +38,7 @@ def step_times(name: str, config: Any, batches: Iterator[Step], steps: int) -> l
     times, model, optimizer = [], None, None
     for batch, pulled in itertools.islice(batches, 2 * steps):
         if model is None:
-            history = batch["history_mask"].shape[1]
-            model = _model(name, config, history, "history_negative" in batch).train()
+            model = model_of(name, config, batch).train()
             optimizer = torch.optim.Adam(model.parameters())
         inputs = torch.tensor(rows(model, config.schema, batch, pulled), dtype=torch.float32)
         label = torch.tensor(batch["label"]["click"].reshape(-1))
@@ -53,7 +52,10 @@ def step_times(name: str, config: Any, batches: Iterator[Step], steps: int) -> l
     return times[steps:]
 
 
-def _model(name: str, config: Any, history: int, negatives: bool) -> Any:
+def model_of(name: str, config: Any, batch: dict[str, Any]) -> Any:
+    """The peer of our model, of the same sizes, for batches like this one."""
+    history, negatives = batch["history_mask"].shape[1], "history_negative" in batch
+
     def column(field: str, prefix: str = "") -> Any:
         table = config.schema.table(field)
         return SparseFeat(prefix + field, table.rows, table.dim, embedding_name=field)

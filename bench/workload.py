@@ -11,6 +11,7 @@ import numpy as np
 from ..train.data.dataset import Dataset
 from ..train.data.event_log import EventLog, Requests
 from ..train.data.pipeline import Step, TrainingBatches
+from ..train.memory import keep_freed_memory
 from ..train.settings import Settings
 from ..train.step import TrainState, make_step
 from ..zoo.contract import Model
@@ -79,8 +80,9 @@ def step_times(
 ) -> list[float]:
     """Seconds of each of `steps` steps, batch assembly included, after as many to warm up.
 
-    As in `train.loop`, a batch is assembled while the step before it runs.
+    As in `train.loop`, a batch is assembled while the step before it runs, and freed memory stays.
     """
+    keep_freed_memory()
     step = jax.jit(make_step(module, config, settings, total_steps=10**6), donate_argnums=0)
     times: list[float] = []
     before, started = None, time.perf_counter()
