@@ -5,9 +5,10 @@ candidates, histories, negatives and labels, so as many distinct ids. As in `fit
 everything, on gradients as large as the tables; the sum of binary cross-entropies. Not in the time:
 batches (tensors are ready), and metrics of the training batches, which `fit` adds up by default.
 
-Where they differ from ours: L2 of the embeddings (1e-6 by default, another pass over the tables) is
-off, as in ours; their activations are their defaults, ReLU in the tower and Dice in DIN's unit, ours
-PReLU; ours clips the gradient's norm, and updates the rows of a batch alone (lazy Adam).
+L2 of the embeddings (1e-6 by default, another pass over the tables) is off, as in ours. What
+differs: their activations are their defaults, ReLU in the tower and Dice in DIN's unit, ours PReLU;
+ours takes the mean of the losses, clips the gradient's norm, and updates the rows of a batch alone
+(lazy Adam).
 """
 
 from collections.abc import Iterator

@@ -18,7 +18,6 @@ from ..zoo.contract import Model
 from ..zoo.features import RESERVED_ROWS, Field, HashedRows, Schema, Table
 
 
-
 def synthetic(rows: int, history: int, candidates: int = 4, items: int = 50_000) -> Dataset:
     """Full histories over one table of items, of so many rows, and a small one of categories.
 
