@@ -1,10 +1,10 @@
 """Suite `training`: whole training steps, beside each other and beside a peer's.
 
 The zoo's rankers on one synthetic workload, each with its own `Config()`, the paper's structure,
-and our DIEN beside that of DeepCTR-Torch: the same sizes, histories, negatives and batches. The
-peer is timed from ready tensors on, ours from the event log on. Longer histories come in smaller
-batches, so that a step has as many behaviours: their times compare what a behaviour costs. Where
-PyTorch or the peer is not
+and our DIN and DIEN beside those of DeepCTR-Torch: the same sizes and the same batches, a row of
+the peer's per labelled candidate; what differs is in `deepctr.py`. The peer is timed from ready
+tensors on, ours from the event log on. Longer histories come in smaller batches, so that a step has
+as many behaviours: their times compare what a behaviour costs. Where PyTorch or the peer is not
 installed (extra `parity`), its cases are left out and the suite says so. Every measurement is a
 process of its own, and methods alternate.
 """
@@ -21,12 +21,11 @@ from ..train.settings import Settings
 from ..train.step import initial_state
 from .cases import choose
 from .results import Row
-from .workload import step_times, synthetic
+from .workload import batches, step_times, synthetic
 
-METRICS = ["ms per step", "examples/s", "time against the first"]
+METRICS = ["ms per step", "examples/s", "time against the first", "times the peer's speed"]
 REPEATS = 3
 STEPS = 20
-ITEMS = 100_000
 _PEERS = ("torch", "deepctr_torch")
 
 
@@ -41,6 +40,7 @@ class Case:
       candidates: labelled, of every request.
       options: of the models of the zoo; their own defaults otherwise.
       batch_size: labelled candidates per step.
+      items: rows of their table; all are named, equally often.
     """
 
     name: str
@@ -49,12 +49,17 @@ class Case:
     candidates: int
     options: tuple[tuple[str, object], ...] = ()
     batch_size: int = 512
+    items: int = 100_000
 
 
 # The sizes of the peer's defaults; its activations are ReLU, ours PReLU.
 _AS_DEEPCTR = (("attention_units", (64, 16)), ("tower_units", (256, 128)))
 _ZOO = ("din", "mlp", "dien", "mimn")
+_DIN = ("deepctr-torch din", "din")
 CASES = (
+    Case("DIN, 100k items", _DIN, 100, 1, batch_size=1024),
+    Case("DIN, 1M items", _DIN, 100, 1, batch_size=1024, items=1_000_000),
+    Case("DIN, 10 candidates", _DIN, 100, 10, batch_size=1020),
     Case("history 100, one candidate", _ZOO, 100, 1),
     Case("history 100, four candidates", _ZOO, 100, 4),
     Case("what a behaviour costs", ("din at 100", "din at 1000", "din at 10000"), 100, 1),
@@ -74,7 +79,7 @@ def run(only: list[str] | None = None) -> list[Row]:
     rows = []
     for case in choose(CASES, only):
         missing = [peer for peer in _PEERS if importlib.util.find_spec(peer) is None]
-        if missing and any(method.startswith("deepctr-torch") for method in case.methods):
+        if missing and any(_peer(method) for method in case.methods):
             print(f"{case.name}: left out, needs {' and '.join(missing)} (extra `parity`)")
             continue
         rows += _compare(case)
@@ -97,23 +102,32 @@ def _compare(case: Case) -> list[Row]:
             Row.of(case.name, method, "examples/s", speed, "1/s"),
             Row.of(case.name, method, "time against the first", against),
         ]
+        if _peer(case.methods[0]) and not _peer(method):
+            times_faster = [1 / ratio for ratio in against]
+            rows.append(Row.of(case.name, method, "times the peer's speed", times_faster))
     return rows
 
 
 def measure(case: Case, method: str) -> float:
     """Median seconds of a step, in this process."""
-    if method.startswith("deepctr-torch"):
-        from . import deepctr  # only where it is installed
-
-        return statistics.median(deepctr.step_times(case, ITEMS, STEPS))
-    name, _, length = method.partition(" at ")
+    name, _, length = (_peer(method) or method).partition(" at ")
     history = int(length or case.history)
-    data = synthetic(ITEMS, history, case.candidates)
+    data = synthetic(case.items, history, case.candidates, case.items)
     module = zoo.MODELS[name]
     config = module.Config(schema=data.schema, **dict(case.options))
     settings = Settings(batch_size=case.batch_size * case.history // history, history=history)
+    if _peer(method):
+        from . import deepctr  # only where it is installed
+
+        ready = batches(module, config, settings, data)
+        return statistics.median(deepctr.step_times(name, config, ready, STEPS))
     state = initial_state(module, config, settings, {})
     return statistics.median(step_times(module, config, settings, data, state, STEPS))
+
+
+def _peer(method: str) -> str:
+    """Which of the peer's models; empty for one of the zoo."""
+    return method.removeprefix("deepctr-torch ") if method.startswith("deepctr-torch ") else ""
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """A synthetic workload, and the time of whole training steps on it. For speed, not for accuracy."""
 
+from collections.abc import Iterator
+import itertools
 import time
 from typing import Any
 
@@ -8,22 +10,22 @@ import numpy as np
 
 from ..train.data.dataset import Dataset
 from ..train.data.event_log import EventLog, Requests
-from ..train.data.pipeline import TrainingBatches
+from ..train.data.pipeline import Step, TrainingBatches
+from ..train.memory import keep_freed_memory
 from ..train.settings import Settings
 from ..train.step import TrainState, make_step
 from ..zoo.contract import Model
-from ..zoo.features import Field, HashedRows, Schema, Table
-
-_DISTINCT = 50_000
+from ..zoo.features import RESERVED_ROWS, Field, HashedRows, Schema, Table
 
 
-def synthetic(rows: int, history: int, candidates: int = 4) -> Dataset:
+def synthetic(rows: int, history: int, candidates: int = 4, items: int = 50_000) -> Dataset:
     """Full histories over one table of items, of so many rows, and a small one of categories.
 
-    Events name the same number of distinct items whatever the size of the table.
+    Events name all of `items` distinct items, equally often, and these are spread over the table.
     """
     rng = np.random.default_rng(0)
-    users, events, items = 2_000, 2 * history, min(_DISTINCT, rows - 2)
+    events, items = 2 * history, min(items, rows - RESERVED_ROWS)
+    users = max(2_000, 4 * items // events)
     schema = Schema(
         tables=(Table(name="item", rows=rows, dim=16), Table(name="category", rows=1002, dim=16)),
         fields=tuple(
@@ -35,14 +37,14 @@ def synthetic(rows: int, history: int, candidates: int = 4) -> Dataset:
     spread = np.linspace(2, rows - 1, items).astype(np.int32)
     log = EventLog(
         offsets=np.arange(users + 1, dtype=np.int64) * events,
-        item=rng.integers(0, items, users * events).astype(np.int32),
+        item=rng.permutation(np.arange(users * events, dtype=np.int32) % items),
         time=np.tile(np.arange(events, dtype=np.int64), users),
         event={},
         items={"item": spread, "category": rng.integers(2, 1002, items).astype(np.int32)},
         users={},
         has_clock=False,
     )
-    count = 40_000
+    count = 50_000
     user = rng.integers(0, users, count).astype(np.int32)
     requests = Requests(
         user=user,
@@ -62,23 +64,30 @@ def synthetic(rows: int, history: int, candidates: int = 4) -> Dataset:
     )
 
 
-def step_times(
-    module: Model, config: Any, settings: Settings, data: Dataset, state: TrainState, steps: int
-) -> list[float]:
-    """Seconds of each of `steps` steps, batch assembly included, after as many to warm up."""
-    step = jax.jit(make_step(module, config, settings, total_steps=10**6), donate_argnums=0)
-    batches = TrainingBatches(
+def batches(module: Model, config: Any, settings: Settings, data: Dataset) -> Iterator[Step]:
+    """The batches that `step_times` trains on."""
+    return TrainingBatches(
         data,
         batch_size=settings.batch_size,
         history=settings.history,
         requirements=module.requirements(config),
-    )
+    ).epoch(0)
+
+
+def step_times(
+    module: Model, config: Any, settings: Settings, data: Dataset, state: TrainState, steps: int
+) -> list[float]:
+    """Seconds of each of `steps` steps, batch assembly included, after as many to warm up.
+
+    As in `train.loop`, a batch is assembled while the step before it runs, and freed memory stays.
+    """
+    keep_freed_memory()
+    step = jax.jit(make_step(module, config, settings, total_steps=10**6), donate_argnums=0)
     times: list[float] = []
-    started = time.perf_counter()
-    for batch, pulled in batches.epoch(0):
-        state, _ = jax.block_until_ready(step(state, batch, pulled))
-        now = time.perf_counter()
+    before, started = None, time.perf_counter()
+    for batch, pulled in itertools.islice(batches(module, config, settings, data), 2 * steps):
+        state, terms = step(state, batch, pulled)
+        jax.block_until_ready(before)
+        before, now = terms, time.perf_counter()
         times, started = [*times, now - started], now
-        if len(times) == 2 * steps:
-            break
     return times[steps:]

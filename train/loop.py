@@ -21,6 +21,7 @@ from .data.dataset import Dataset
 from .data.deduplicate import Pulled
 from .data.pipeline import TrainingBatches
 from .evaluation import evaluate, score, summary
+from .memory import keep_freed_memory
 from .plots import learning_curve
 from .progress import Progress
 from .settings import Settings
@@ -90,6 +91,7 @@ def fit(
     if name is None:
         name = str(getattr(model, "__name__", type(model).__name__)).rpartition(".")[2]
     _check(config, dataset, devices)
+    keep_freed_memory()
     trainer = _Trainer(model, config, dataset, settings, devices)
     _open(out, resume, name, config, settings, source, dataset)
     with run.forgotten_on_failure(out):

@@ -65,8 +65,9 @@ def init(optimizer: RowOptimizer, tables: Tables) -> dict[str, RowState]:
 
 def pull(tables: Tables, rows: Mapping[str, Int32[Any, " _"]]) -> Tables:
     """The named rows of every table: `(P, d)` each, zeros at position 0 and at fill ids."""
+    # Position 0 gets the id of no row, rather than its zeros afterwards: that would be a copy.
     return {
-        name: tables[name].at[ids].get(mode="fill", fill_value=0.0).at[0].set(0.0)
+        name: _read(tables[name], jnp.asarray(ids).at[0].set(tables[name].shape[0]))
         for name, ids in rows.items()
     }
 

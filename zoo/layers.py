@@ -20,7 +20,9 @@ PRELU_ALPHA = 0.25
 
 def prelu(x: Float[Array, "*lead H"], alpha: Float[Array, " H"]) -> Float[Array, "*lead H"]:
     """max(0, x) + alpha * min(0, x), one alpha per channel."""
-    return jnp.maximum(x, 0.0) + row(alpha, x) * jnp.minimum(x, 0.0)
+    # As rows: sums over several axes, one of them short, take XLA many times as long on CPUs.
+    rows = x.reshape(-1, x.shape[-1])
+    return (jnp.maximum(rows, 0.0) + alpha[None] * jnp.minimum(rows, 0.0)).reshape(x.shape)
 
 
 def dice(

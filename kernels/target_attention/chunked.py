@@ -37,11 +37,10 @@ class Config:
     behaviours: int | None = None
 
 
-# On CPUs, 400 scores x 80 units are 128 kB: the few arrays of a block stay in a core's L2, and XLA
-# runs its loops and products on one thread. From about 800 on it splits them between threads, and
-# on two cores the hand-overs cost as much processor time as the work itself. An accelerator wants
-# work for all its processors at once: 80 MB.
-SCORES = 400
+# On CPUs, 1600 scores x 80 units are 512 kB: a layer and its gradient stay about a core's L2. With
+# fewer, a block's many small operations cost more than their arithmetic; from twice as many on, its
+# arrays no longer fit. An accelerator wants work for all its processors at once: 80 MB.
+SCORES = 1600
 SCORES_OF_ACCELERATORS = 2**18
 # Of one history more than that at a time: parts cost a sweep for the scores and another back.
 BEHAVIOURS = 2048

@@ -25,15 +25,20 @@ PIECE = 128  # Rows that are summed in one go.
 
 def contract(a: Float[Array, "*lead N I"], b: Float[Array, "*lead N H"]) -> Array:
     """sum_n a_n b_n^T. Long sums in pieces: in one go, rounding errors would grow with length."""
-    pieces = a.shape[-2] // PIECE if isinstance(a.shape[-2], int) else 0
-    if not pieces:
+    rows = a.shape[-2]
+    if not isinstance(rows, int) or rows < PIECE:
         return jnp.swapaxes(a, -1, -2) @ b
-    cut = pieces * PIECE
+    # A remainder copies everything: better pieces that come out even, if they are not too small.
+    even = [n for n in range(PIECE // 2, PIECE + 1) if rows % n == 0]
+    piece = max(even, default=PIECE)
+    cut = rows // piece * piece
 
     def split(x):
-        return x[..., :cut, :].reshape(*x.shape[:-2], pieces, PIECE, x.shape[-1])
+        return x[..., :cut, :].reshape(*x.shape[:-2], cut // piece, piece, x.shape[-1])
 
     whole = jnp.sum(jnp.swapaxes(split(a), -1, -2) @ split(b), axis=-3)
+    if cut == rows:
+        return whole
     return whole + jnp.swapaxes(a[..., cut:, :], -1, -2) @ b[..., cut:, :]
 
 

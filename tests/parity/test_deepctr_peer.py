@@ -1,0 +1,43 @@
+"""What suite `training` times in DeepCTR-Torch is our own batches."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from recjax import zoo
+from recjax.bench import deepctr
+from recjax.bench.workload import batches, synthetic
+from recjax.train.settings import Settings
+
+SETTINGS = Settings(batch_size=12, history=5)
+DATA = synthetic(500, 5, 3, items=500)
+
+
+def config_of(name):
+    return zoo.MODELS[name].Config(schema=DATA.schema, attention_units=(6, 4), tower_units=(5, 4))
+
+
+@pytest.mark.parametrize("name", ["din", "dien"])
+def test_a_row_is_a_candidate_with_its_history(name):
+    model, config = zoo.MODELS[name], config_of(name)
+    batch, pulled = next(batches(model, config, SETTINGS, DATA))
+    peer = deepctr.model_of(name, config, batch)
+    rows = deepctr.rows(peer, config.schema, batch, pulled)
+    of = lambda column: rows[:, slice(*peer.feature_index[column])]
+    ids = lambda role, field: pulled.rows[field][batch[role][field]]
+    for field in ("item", "category"):
+        assert np.array_equal(of(field)[:, 0], ids("candidate", field).reshape(-1))
+        assert np.array_equal(of(f"hist_{field}"), np.repeat(ids("history", field), 3, axis=0))
+    assert (of("length") == 5).all()
+    named = [of(column) for column in peer.feature_index if column.endswith("item")]
+    distinct = np.unique(np.concatenate(named, axis=1))
+    assert len(distinct) == pulled.touched["item"].sum()
+
+
+@pytest.mark.parametrize("name", ["din", "dien"])
+def test_it_trains(name):
+    model, config = zoo.MODELS[name], config_of(name)
+    ready = itertools.islice(batches(model, config, SETTINGS, DATA), 4)
+    times = deepctr.step_times(name, config, ready, 2)
+    assert len(times) == 2 and min(times) > 0
