@@ -10,19 +10,29 @@ NEWEST ?= .venv-newest
 NEWEST_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python \
 	/usr/local/bin/python3.12 /usr/bin/python3.12) $(PYTHON))
 
-.PHONY: demo test contract parity aot notebooks lint format results clean
+TEST = $(BIN)/python -m pytest -q -n 2
+RERANK := tests/zoo/rerank tests/train/test_rerank.py
+
+.PHONY: demo test kernels rerank contract parity aot notebooks lint format results clean
 
 demo: $(READY)  ## mlp against din on the built-in world, in minutes
 	$(BIN)/recjax demo
 
 test: $(READY)  ## every test but the gates below; needs no accelerator and no network
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup --ignore tests/zoo/test_contract.py
+	$(TEST) --dist loadgroup --ignore tests/zoo/test_contract.py --ignore tests/kernels \
+		$(RERANK:%=--ignore %)
+
+kernels: $(READY)  ## every op against float64, every kernel that runs without its device
+	$(TEST) tests/kernels
+
+rerank: $(READY)  ## evaluators, generators, LAST
+	$(TEST) $(RERANK)
 
 # It compiles far more than it computes: machine code without LLVM's optimisations is ready sooner.
 contract: export XLA_FLAGS := --xla_force_host_platform_device_count=4 \
 	--xla_backend_optimization_level=0
 contract: $(READY) $(NEWEST)/.ready  ## what every model promises, on the oldest Python and the newest
-	$(BIN)/python -m pytest -q -n 2 tests/zoo/test_contract.py
+	$(TEST) tests/zoo/test_contract.py
 	$(NEWEST)/bin/python -m pytest -q -n 2 tests/zoo/test_contract.py -m "not variant"
 
 # On Linux, PyPI's torch brings CUDA along: PIP_EXTRA_INDEX_URL may name an index of CPU builds.
