@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 
 from ...zoo.features import Field, KnownRows, RowMap, Schema, Table, signatures
-from ...zoo.features import transforms as transforms_
 from ...zoo.features.record import numbers_of, rows_of
+from ...zoo.features.transforms import fitted, function
 from . import columns, draws
 from .dataset import Dataset
 from .errors import DataError
@@ -248,9 +248,9 @@ class _Encoder:
     ) -> np.ndarray:
         """Dense values (n,) or (n, width), NaN where missing, after their transform."""
         text = self._transforms.get(field.name, field.transform)
-        text = transforms_.fitted(text, values[weight > 0].ravel())
+        text = fitted(text, values[weight > 0].ravel())
         self.fields += [dataclasses.replace(field, role=role, transform=text) for role in roles]
-        return transforms_.function(text)(values)
+        return function(text)(values)
 
 
 def _event_column(
