@@ -27,7 +27,9 @@ from ..zoo.features import Schema
 _PREFIX = {"history": "hist_", "history_negative": "neg_hist_"}
 
 
-def step_times(name: str, config: Any, batches: Iterator[Step], steps: int) -> list[float]:
+def step_times(
+    name: str, config: Any, batches: Iterator[Step], steps: int, activation: str = ""
+) -> list[float]:
     """Seconds of each of `steps` steps from ready tensors on, after as many to warm up.
 
     Args:
@@ -35,11 +37,12 @@ def step_times(name: str, config: Any, batches: Iterator[Step], steps: int) -> l
       config: of our model; the peer's sizes are the same.
       batches: of our pipeline.
       steps: how many to time.
+      activation: of DIN's attention; the peer's default, Dice, if empty.
     """
     times, model, optimizer = [], None, None
     for batch, pulled in itertools.islice(batches, 2 * steps):
         if model is None:
-            model = model_of(name, config, batch).train()
+            model = model_of(name, config, batch, activation).train()
             optimizer = torch.optim.Adam(model.parameters())
         inputs = torch.tensor(rows(model, config.schema, batch, pulled), dtype=torch.float32)
         label = torch.tensor(batch["label"]["click"].reshape(-1))
@@ -53,7 +56,7 @@ def step_times(name: str, config: Any, batches: Iterator[Step], steps: int) -> l
     return times[steps:]
 
 
-def model_of(name: str, config: Any, batch: dict[str, Any]) -> Any:
+def model_of(name: str, config: Any, batch: dict[str, Any], activation: str = "") -> Any:
     """The peer of our model, of the same sizes, for batches like this one."""
     history, negatives = batch["history_mask"].shape[1], "history_negative" in batch
 
@@ -69,6 +72,8 @@ def model_of(name: str, config: Any, batch: dict[str, Any]) -> Any:
         for field in fields
     ]
     options = {"dnn_hidden_units": config.tower_units, "l2_reg_embedding": 0}
+    if activation:
+        options["att_activation"] = activation
     if name == "din":
         return DIN(columns, fields, att_hidden_size=config.attention_units, **options)
     return DIEN(

@@ -35,7 +35,8 @@ class Case:
 
     Attributes:
       name: of the case.
-      methods: models of the zoo, "MODEL at HISTORY" for another length, or "deepctr-torch MODEL".
+      methods: models of the zoo, "MODEL at HISTORY" for another length, or "deepctr-torch MODEL";
+        "..., relu" is the peer with ReLU in its attention, which is not its default.
       history: events of every request.
       candidates: labelled, of every request.
       options: of the models of the zoo; their own defaults otherwise.
@@ -55,7 +56,7 @@ class Case:
 # The sizes of the peer's defaults; its activations are ReLU, ours PReLU.
 _AS_DEEPCTR = (("attention_units", (64, 16)), ("tower_units", (256, 128)))
 _ZOO = ("din", "mlp", "dien", "mimn")
-_DIN = ("deepctr-torch din", "din")
+_DIN = ("deepctr-torch din", "deepctr-torch din, relu", "din")
 CASES = (
     Case("DIN, 100k items", _DIN, 100, 1, batch_size=1024),
     Case("DIN, 1M items", _DIN, 100, 1, batch_size=1024, items=1_000_000),
@@ -110,17 +111,18 @@ def _compare(case: Case) -> list[Row]:
 
 def measure(case: Case, method: str) -> float:
     """Median seconds of a step, in this process."""
-    name, _, length = (_peer(method) or method).partition(" at ")
+    peer, _, activation = _peer(method).partition(", ")
+    name, _, length = (peer or method).partition(" at ")
     history = int(length or case.history)
     data = synthetic(case.items, history, case.candidates, case.items)
     module = zoo.MODELS[name]
     config = module.Config(schema=data.schema, **dict(case.options))
     settings = Settings(batch_size=case.batch_size * case.history // history, history=history)
-    if _peer(method):
+    if peer:
         from . import deepctr  # only where it is installed
 
         ready = batches(module, config, settings, data)
-        return statistics.median(deepctr.step_times(name, config, ready, STEPS))
+        return statistics.median(deepctr.step_times(name, config, ready, STEPS, activation))
     state = initial_state(module, config, settings, {})
     return statistics.median(step_times(module, config, settings, data, state, STEPS))
 
