@@ -41,3 +41,12 @@ def test_it_trains(name):
     ready = itertools.islice(batches(model, config, SETTINGS, DATA), 4)
     times = deepctr.step_times(name, config, ready, 2)
     assert len(times) == 2 and min(times) > 0
+
+
+def test_its_attention_may_be_cheaper():
+    batch, _ = next(batches(zoo.din, config_of("din"), SETTINGS, DATA))
+    count = lambda *more: sum(
+        "dice" in type(layer).__name__.lower()
+        for layer in deepctr.model_of("din", config_of("din"), batch, *more).modules()
+    )
+    assert count() == 2 and count("relu") == 0
