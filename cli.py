@@ -109,6 +109,14 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="hit rates and drift of a source's fields")
     inspect.add_argument("--data", metavar="SOURCE", default="market", help="see train")
     inspect.add_argument("--history", type=int, default=50, metavar="N", help="newest events read")
+    inspect.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="statistics, crosses, leave_out; may be repeated",
+    )
     inspect.add_argument("--on-bad-row", choices=("stop", "skip"), default="stop")
     inspect.set_defaults(command=_inspect)
 
@@ -160,11 +168,14 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from .train import inspection
-    from .train.data.sources import open_source
+    from .train import launch
 
-    dataset = open_source(options.data, on_bad_row=options.on_bad_row)
-    inspection.show(dataset, history=options.history)
+    launch.inspect(
+        options.data,
+        overrides=options.overrides,
+        history=options.history,
+        on_bad_row=options.on_bad_row,
+    )
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -28,17 +28,26 @@ _LEAST = 1e-4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Drift:
-    """How far one field has moved; `ks` is None for ids."""
+    """How far one field has moved.
+
+    Attributes:
+      role, name: of the field.
+      psi: of all its values.
+      noise: what the PSI of two samples of one distribution stays below 99 times in 100: about
+        (1 / n + 1 / m) times that quantile of chi-squared with a degree of freedom per bin but one.
+      ks: of numbers; None for ids.
+    """
 
     role: str
     name: str
     psi: float
+    noise: float
     ks: float | None
 
     @property
     def alarm(self) -> bool:
         """Whether somebody should look."""
-        return self.psi > ALARM
+        return self.psi > ALARM + self.noise
 
 
 def drift(dataset: Dataset, before: Requests, after: Requests, *, history: int = 50) -> list[Drift]:
@@ -59,10 +68,17 @@ def drift(dataset: Dataset, before: Requests, after: Requests, *, history: int =
                 role=field.role,
                 name=field.name,
                 psi=psi_of_numbers(a, b) if dense else psi_of_ids(a, b),
+                noise=_noise(len(a), len(b), _BINS if dense else min(_TOP + 2, len(np.unique(a)))),
                 ks=ks(a, b) if dense else None,
             )
         )
     return rows
+
+
+def _noise(n: int, m: int, bins: int) -> float:
+    if not n or not m:
+        return 0.0
+    return float((1 / n + 1 / m) * stats.chi2.ppf(0.99, max(bins - 1, 1)))
 
 
 def psi_of_numbers(before: np.ndarray, after: np.ndarray) -> float:

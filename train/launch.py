@@ -11,7 +11,7 @@ from ..zoo import MODELS
 from ..zoo.contract import Model, Variables
 from ..zoo.rerank import GENERATORS
 from ..zoo.rerank.rewards import Evaluators
-from . import checkpoints, defaults, run
+from . import checkpoints, defaults, inspection, run
 from .data.crosses import with_crosses
 from .data.dataset import Dataset
 from .data.event_log import Requests
@@ -89,6 +89,10 @@ def train(
             source,
             max_train_per_user=chosen.max_train_per_user,
             on_bad_row=on_bad_row,
+        )
+    if module.KIND == "retrieval" and (chosen.statistics or chosen.crosses):
+        raise ValueError(
+            f"Model {model!r} knows items by their own fields: no statistics, no crosses."
         )
     dataset = prepared(dataset, chosen)
     config = defaults.model_config(model, dataset.schema, options)
@@ -190,10 +194,18 @@ def evaluate_run(
             max_train_per_user=saved.settings.max_train_per_user,
             on_bad_row=on_bad_row,
             row_maps=saved.row_maps,
-            transforms={f.name: f.transform for f in saved.schema.fields if f.kind == "dense"},
+            transforms={
+                f"{f.role}.{f.name}": f.transform for f in saved.schema.fields if f.kind == "dense"
+            },
         )
     dataset = prepared(dataset, saved.settings)
     saved.require_schema(dataset.schema)
+    if saved.has_clock != dataset.log.has_clock:
+        has = {True: "a clock", False: "only an order"}
+        raise run.RunError(
+            f"The run was trained on events with {has[saved.has_clock]}, {dataset.name} has "
+            f"{has[dataset.log.has_clock]}."
+        )
     dataset = dataclasses.replace(dataset, schema=saved.schema)
     block = evaluate(
         trained.module,
@@ -204,6 +216,26 @@ def evaluate_run(
         history=saved.settings.history,
     )
     return {"model": saved.model, "data": dataset.name, "test": block}
+
+
+def inspect(
+    source: str,
+    *,
+    overrides: list[str] | None = None,
+    history: int = 50,
+    on_bad_row: OnBadRow = "stop",
+) -> None:
+    """Prints hit rates and drift of a source's fields, and of those that the `overrides` add.
+
+    Raises:
+      ValueError: see `train`.
+    """
+    _, more = _parse(MODELS["mlp"].Config, overrides or [])
+    settings = Settings(**more)
+    dataset = open_source(
+        source, max_train_per_user=settings.max_train_per_user, on_bad_row=on_bad_row
+    )
+    inspection.show(prepared(dataset, settings), history=history)
 
 
 def prepared(dataset: Dataset, settings: Settings) -> Dataset:

@@ -317,7 +317,7 @@ def _open(
             if was != now:
                 raise run.RunError(f"{out} cannot be resumed: {what}{_changed(was, now)}.")
         same = run.outline(saved.row_maps) == run.outline(dataset.row_maps)
-        if not same or saved.events != dataset.log.fingerprint():
+        if not same or saved.events != dataset.log.checksum():
             raise run.RunError(
                 f"{out} cannot be resumed: {source} no longer holds the events that it was "
                 "trained on."

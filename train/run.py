@@ -164,7 +164,7 @@ def save_config(
             "options": options_of(config),
             "settings": dataclasses.asdict(settings),
             "data": source,
-            "events": dataset.log.fingerprint(),
+            "events": dataset.log.checksum(),
             "has_clock": dataset.log.has_clock,
             "schema": config.schema.to_dict(),
             "schema_hash": config.schema.hash,
@@ -188,7 +188,7 @@ def outline(row_maps: dict[str, RowMap]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """A run's `config.json`, read back; `events` is the fingerprint of its data."""
+    """A run's `config.json`, read back; `events` is the checksum of its log."""
 
     model: str
     options: dict[str, Any]

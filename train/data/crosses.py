@@ -27,6 +27,8 @@ def with_crosses(
         parts = tuple(part.strip() for part in text.split("*"))
         name, roles = "*".join(parts), [part.partition(".")[0] for part in parts]
         with_history = "history" in roles
+        if name in {table.name for table in schema.tables}:
+            raise ValueError(f"crosses: {name!r} stands twice.")
         field = Field(
             name=name,
             role="candidate" if "candidate" in roles else "context",

@@ -5,7 +5,7 @@ the file's order is the time), `behavior`. A column `context_NAME` was known bef
 scene, the hour) and is the field NAME of the request's context. Every further column is an
 attribute of the item if each item has one value of it, else of the user if each user has one, and
 is otherwise left out: what differs from event to event may well be their outcome. Lists of numbers
-(in Parquet) are vectors of the item.
+(in Parquet) are vectors, and left as they are.
 
 Columns of numbers with a fraction are dense (standardised by what training sees, and clipped), all
 others are ids (and so are the known columns). Text that is all whole numbers is read as numbers,
@@ -32,6 +32,16 @@ from ...zoo.features import RowMap
 from . import interactions
 from .dataset import Dataset
 from .errors import DataError
+from .event_columns import (
+    as_id,
+    as_typed,
+    as_vector,
+    codes,
+    constant_within,
+    first_of,
+    is_fraction,
+    is_vector,
+)
 from .interactions import Attribute, Interactions
 from .lines import OnBadRow
 
@@ -39,13 +49,11 @@ pc: Any = pyarrow.compute  # its functions are made when it is imported
 
 _REQUIRED = ("user_id", "item_id")
 _KNOWN = (*_REQUIRED, "category_id", "timestamp", "behavior")
-_FIELDS = {"item": "item_id", "category": "category_id"}
+_FIELDS = {"item_id": "item", "category_id": "category"}
+_RESERVED = ("time", "history")
 _CONTEXT = "context_"
 _STANDARD = "zscore | clip(-5, 5)"
 _SECONDS = r"^-?\d{1,18}$"
-_INTEGER = r"^(0|-?[1-9]\d{0,17})$"
-_DIGITS = r"^-?\d+$"
-_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 
 
 def load(
@@ -131,7 +139,7 @@ def _plain(table: pa.Table) -> pa.Table:
             column = column.cast(pa.string())
         if pa.types.is_timestamp(column.type):
             column = column.cast(pa.timestamp("s", column.type.tz), safe=False).cast(pa.int64())
-        if pa.types.is_floating(column.type):
+        if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
             column = column.cast(pa.float64())
             column = pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
         columns.append(column)
@@ -146,9 +154,16 @@ def _check_columns(path: Path, names: list[str]) -> None:
     for column in _REQUIRED:
         if column not in names:
             raise DataError(f"{path}: column {column!r} is missing; found {found}.")
-    for name, taken in _FIELDS.items():
-        if name in names and taken in names:
-            raise DataError(f"{path}: column {name!r} must be renamed: {taken!r} takes its name.")
+    fields = {name: _FIELDS.get(name, name.removeprefix(_CONTEXT)) for name in names}
+    for name, field in fields.items():
+        # Every field has a table of its own; a request's record has names of its own.
+        other = next((n for n in names if n != name and fields[n] == field), None)
+        if other or field in _RESERVED:
+            taken = repr(max(name, other)) if other else "the request itself"
+            name = min(name, other) if other else name
+            raise DataError(f"{path}: column {name!r} must be renamed: {taken} takes its name.")
+        if not field:
+            raise DataError(f"{path}: column {name!r} must be renamed: it names no field.")
 
 
 def _read_csv(path: Path) -> tuple[pa.Table, np.ndarray, list[_BadRow]]:
@@ -180,7 +195,7 @@ def _read_csv(path: Path) -> tuple[pa.Table, np.ndarray, list[_BadRow]]:
         convert_options=pyarrow.csv.ConvertOptions(
             column_types={name: pa.string() for name in names},
             strings_can_be_null=True,
-            null_values=[""],
+            null_values=["", "nan", "NaN"],
         ),
     )
     every = np.arange(2, table.num_rows + len(bad) + 2)
@@ -248,7 +263,7 @@ def _without_bad_rows(table: pa.Table, lines: np.ndarray) -> tuple[pa.Table, lis
         reject(~flags(fine), not_whole)
     for name in [name for name in table.column_names if name not in _KNOWN]:
         column = table[name]
-        if _is_fraction(column):
+        if is_fraction(column):
             column = column.cast(pa.float64())
         if pa.types.is_floating(column.type):
             endless = pc.greater(pc.abs(column), float(np.finfo(np.float32).max))
@@ -269,8 +284,8 @@ def _interactions(path: Path, table: pa.Table) -> tuple[Interactions, list[str]]
             reason = str(error).splitlines()[0]
             raise DataError(f"{path}: column {name!r} cannot be used: {reason}") from error
 
-    user, _ = _codes(column("user_id", _id))
-    item, item_ids = _codes(column("item_id", _id))
+    user, _ = codes(column("user_id", as_id))
+    item, item_ids = codes(column("item_id", as_id))
     has_clock = "timestamp" in table.column_names
     time = np.arange(table.num_rows, dtype=np.int64)
     if has_clock:
@@ -282,29 +297,28 @@ def _interactions(path: Path, table: pa.Table) -> tuple[Interactions, list[str]]
     left_out: list[str] = []
     for name in table.column_names:
         if name == "behavior":
-            events.append(Attribute(name=name, values=column(name, _id), dim=4))
+            events.append(Attribute(name=name, values=column(name, as_id), dim=4))
         elif name == "category_id":
-            items.append(Attribute(name="category", values=_first(column(name, _id), item)))
+            items.append(Attribute(name="category", values=first_of(column(name, as_id), item)))
         elif name in _KNOWN:
             continue
-        elif pa.types.is_nested(table[name].type):
-            if _is_vector(table[name].type):
-                vectors = column(name, lambda values: values.cast(pa.list_(pa.float64())))
-                items.append(Attribute(name=name, values=_first(vectors, item)))
-            else:
-                left_out.append(name)
-        elif name.startswith(_CONTEXT):
-            values = column(name, _typed)
-            short = name.removeprefix(_CONTEXT)
-            context.append(Attribute(name=short, values=values, dim=4, transform=_STANDARD))
+        elif pa.types.is_nested(table[name].type) and not is_vector(table[name].type):
+            left_out.append(name)
         else:
-            values = column(name, _typed)
-            if _constant_within(values, item):
-                values = _first(values, item)
-                items.append(Attribute(name=name, values=values, transform=_STANDARD))
-            elif _constant_within(values, user):
-                values = _first(values, user)
-                users.append(Attribute(name=name, values=values, dim=8, transform=_STANDARD))
+            vector = is_vector(table[name].type)
+            values = column(name, as_vector if vector else as_typed)
+            transform = "identity" if vector else _STANDARD
+            if name.startswith(_CONTEXT):
+                short = name.removeprefix(_CONTEXT)
+                context.append(Attribute(name=short, values=values, dim=4, transform=transform))
+            elif constant_within(values, item):
+                items.append(
+                    Attribute(name=name, values=first_of(values, item), transform=transform)
+                )
+            elif constant_within(values, user):
+                users.append(
+                    Attribute(name=name, values=first_of(values, user), dim=8, transform=transform)
+                )
             else:
                 left_out.append(name)
     raw = Interactions(
@@ -321,64 +335,9 @@ def _interactions(path: Path, table: pa.Table) -> tuple[Interactions, list[str]]
     return raw, left_out
 
 
-def _is_vector(kind: pa.DataType) -> bool:
-    """Whether this is the type of lists of numbers with fractions."""
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    lists = lists or pa.types.is_fixed_size_list(kind)
-    return lists and pa.types.is_floating(kind.value_type)
-
-
 def _looks_like_seconds(time: np.ndarray) -> bool:
     """Timestamps that only number the events (0, 1, 2, ...) tell an order, not a time.
 
     Seconds since 1970 of any real log lie far above; a year of them is 3e7.
     """
     return bool(time.max(initial=0) - time.min(initial=0) >= 86_400)
-
-
-def _id(values: pa.Array) -> pa.Array:
-    """Whole numbers, or text that is all whole numbers, as int64; anything else as text."""
-    whole = pa.types.is_integer(values.type)
-    if pa.types.is_floating(values.type):
-        whole = pc.all(pc.equal(values, pc.trunc(values)), min_count=0).as_py()
-    return values.cast(pa.int64()) if whole or _all(values, _INTEGER) else values.cast(pa.string())
-
-
-def _typed(values: pa.Array) -> pa.Array:
-    """Numbers with a fraction as float64; anything else as `_id` reads it."""
-    if pa.types.is_floating(values.type):
-        return values
-    return values.cast(pa.float64()) if _is_fraction(values) else _id(values)
-
-
-def _is_fraction(values: pa.Array | pa.ChunkedArray) -> bool:
-    """Whether this is text that is all numbers, and not all digits."""
-    return _all(values, _NUMBER) and not _all(values, _DIGITS)
-
-
-def _all(values: pa.Array | pa.ChunkedArray, pattern: str) -> bool:
-    """Whether every text that is there matches; false for other types."""
-    if not pa.types.is_string(values.type):
-        return False
-    return pc.all(pc.match_substring_regex(values, pattern), min_count=0).as_py()
-
-
-def _codes(values: pa.Array) -> tuple[np.ndarray, pa.Array]:
-    """Integers in order of first appearance, and the values that they stand for."""
-    coded = values.dictionary_encode()
-    return coded.indices.to_numpy().astype(np.int64), coded.dictionary
-
-
-def _first(values: pa.Array, owner: np.ndarray) -> pa.Array:
-    """Each owner's first value that is not null, if any; owners are 0, 1, 2, ... ."""
-    order = np.lexsort((values.is_null().to_numpy(zero_copy_only=False), owner))
-    _, first = np.unique(owner[order], return_index=True)
-    return values.take(pa.array(order[first]))
-
-
-def _constant_within(values: pa.Array, owner: np.ndarray) -> bool:
-    return bool(
-        pc.fill_null(pc.equal(values, _first(values, owner).take(pa.array(owner))), True)
-        .to_numpy(zero_copy_only=False)
-        .all()
-    )

@@ -83,9 +83,9 @@ def build(
 ) -> Dataset:
     """Applies the protocol. Raises DataError if no user has three events, or one touched all items.
 
-    `row_maps` and `transforms` (of dense fields, by name) are those of an earlier run, for data
-    that its model is to score; by default every table gets a vocabulary of the values that training
-    may see, and every transform learns from them.
+    `row_maps` and `transforms` (of dense fields, by "role.name") are those of an earlier run, for
+    data that its model is to score; by default every table gets a vocabulary of the values that
+    training may see, and every transform learns from them.
 
     Of an event the log takes 12 bytes, and 4 for each attribute; beside it and `raw` (which is let
     go in time if the caller keeps no name for it) at most 12 more are held.
@@ -247,7 +247,7 @@ class _Encoder:
         self, field: Field, values: np.ndarray, roles: tuple[str, ...], weight: np.ndarray
     ) -> np.ndarray:
         """Dense values (n,) or (n, width), NaN where missing, after their transform."""
-        text = self._transforms.get(field.name, field.transform)
+        text = self._transforms.get(f"{roles[0]}.{field.name}", field.transform)
         text = fitted(text, values[weight > 0].ravel())
         self.fields += [dataclasses.replace(field, role=role, transform=text) for role in roles]
         return function(text)(values)
@@ -310,6 +310,8 @@ def _read_vectors(attribute: Attribute) -> tuple[Field, np.ndarray, np.ndarray]:
         found = ", ".join(map(str, sizes[:5])) or "none"
         raise DataError(f"Vectors of {name!r} must all have one length, got {found}.")
     width = int(sizes[0])
+    if np.isinf(numbers_of(values.flatten())).any():
+        raise DataError(f"Vectors of {name!r} must hold finite numbers within float32.")
     numbers = np.full((len(values), width), np.nan, np.float32)
     real = values.is_valid().to_numpy(zero_copy_only=False)
     numbers[real] = numbers_of(values.flatten()).reshape(-1, width)

@@ -320,13 +320,14 @@ def _columns(
         return np.where(hidden, np.int32(UNSEEN_ROW), value)
 
     def of_items(role: str, field: Field) -> _Column:
-        value = _keep(items > 0, log.items[field.name][np.maximum(items - 1, 0)])
+        value = _known(field, log.items[field.name][np.maximum(items - 1, 0)])
+        value = _keep(items > 0, value)
         value = shown(field, value, items) if field.kind == "id" else value
         return _Column(role, field, value, at[role])
 
     def of_requests(role: str, field: Field, value: np.ndarray) -> _Column:
         if field.missing == "unseen":
-            value = shown(field, or_unseen(value), np.arange(len(value)))
+            value = shown(field, _known(field, value), np.arange(len(value)))
         return _Column(role, field, value)
 
     def column(role: str, field: Field) -> _Column:
@@ -336,9 +337,10 @@ def _columns(
             return of_requests(role, field, requests.context[field.name])
         if role in events and field.name in log.event:
             some = events[role]
-            return _Column(role, field, _keep(some.mask, log.event[field.name][some.at]))
+            value = _known(field, log.event[field.name][some.at])
+            return _Column(role, field, _keep(some.mask, value))
         if role == "candidate" and field.name in requests.shown:
-            value = requests.shown[field.name]
+            value = _known(field, requests.shown[field.name])
             return _Column(role, field, _keep(requests.candidate >= 0, value))
         return of_items(role, field)
 
@@ -384,6 +386,11 @@ def _events(role: str, log: EventLog, requests: Requests, some: Windows) -> dict
         age = np.clip(now - log.time[some.at], 0, 2**31 - 1)
         result[f"{role}_age"] = np.where(some.mask, age, 0).astype(np.int32)
     return result
+
+
+def _known(field: Field, rows: np.ndarray) -> np.ndarray:
+    """Rows of a field in which what is missing reads as the field says."""
+    return or_unseen(rows) if field.missing == "unseen" else rows
 
 
 def _keep(mask: np.ndarray, value: np.ndarray) -> np.ndarray:

@@ -54,7 +54,7 @@ def open_source(
       on_bad_row: "stop" or "skip", for files.
       seed: of the built-in world; files have none.
       row_maps: vocabularies of an earlier run, to read new data the way its model was trained.
-      transforms: of the dense fields of that run, by name; what they learnt is not learnt anew.
+      transforms: of the dense fields of that run, by "role.name"; they do not learn anew.
 
     Raises:
       DataError: an unknown kind or preset, or a file that cannot be used.

@@ -19,6 +19,8 @@ ROLES: tuple[Role, ...] = ("user", "context", "history", "candidate")
 PADDING_ROW = 0
 UNSEEN_ROW = 1
 RESERVED_ROWS = 2
+# What a request's record holds besides fields; see `record`.
+_OF_THE_RECORD = {"context": ("time",), "history": ("time",), "user": ("history",)}
 
 
 def _require(condition: bool, message: str) -> None:
@@ -182,6 +184,13 @@ class Schema:
             _require(
                 isinstance(getattr(self, name), tuple), f"Schema.{name} must be a tuple (to hash)."
             )
+        for field in self.fields:
+            taken = _OF_THE_RECORD.get(field.role, ())
+            _require(
+                field.raw_name not in taken or bool(field.cross),
+                f"Field {field.role}.{field.name}: a request's record has a {field.raw_name!r} of "
+                "its own there; read it from another name (`raw`).",
+            )
         names = [table.name for table in self.tables]
         _require(len(set(names)) == len(names), f"Schema.tables: a name appears twice: {names}.")
         keys = [(field.role, field.name) for field in self.fields]
@@ -203,14 +212,14 @@ class Schema:
         for field in self.role("history"):
             twin = self.find("candidate", field.name)
             if twin is not None:
-                names = ["kind", "table_name", "width", "value", "transform"]
+                names = ["kind", "table_name", "width", "value", "missing", "transform"]
                 if (field.kind, twin.kind) == ("id", "bag"):
                     names = ["table_name", "value"]  # A candidate that is a set of items.
                 _require(
                     all(getattr(field, name) == getattr(twin, name) for name in names),
                     f"Field {field.name!r} stands in history and candidate and must be the same "
-                    "there (kind, table, width, value, transform), or an id in the history and a "
-                    "bag of such ids in the candidate.",
+                    "there (kind, table, width, value, missing, transform), or an id in the "
+                    "history and a bag of such ids in the candidate.",
                 )
 
     def role(self, role: Role) -> tuple[Field, ...]:

@@ -91,7 +91,7 @@ def test_other_data_are_read_by_what_training_learnt(tmp_path):
     # Standardised anew it would be the same data; by the run's own mean it is not.
     fresh = events.load(other)
     transforms = {
-        field.name: field.transform
+        f"{field.role}.{field.name}": field.transform
         for field in launch.load_run(folder).saved.schema.fields
         if field.kind == "dense"
     }

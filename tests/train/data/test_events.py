@@ -182,7 +182,8 @@ def table_of(tmp_path, **columns):
         (lambda i: f"+{i}", "dense", "int"),
         (lambda i: "9" * 30 + str(i), "id", "string"),
         (lambda i: "" if i == 3 else str(i), "id", "int"),
-        (lambda i: "nan" if i == 3 else str(i), "id", "string"),
+        (lambda i: "nan" if i == 3 else str(i), "id", "int"),  # none, as some write it
+        (lambda i: "nan" if i == 3 else f"{i}.5", "dense", "int"),
     ],
 )
 def test_types_of_further_columns(tmp_path, of_item, kind, value):

@@ -219,6 +219,8 @@ def test_page_logs_are_complete_from_the_start():
         ("decayed(item)", "decayed takes 1 durations, got 0"),
         ("since(item; 3d)", "since takes 0 durations, got 1"),
         ("count(item; 0d)", "a duration must be > 0"),
+        ("count(item; 99999999999999d)", "a duration must be > 0 and < 2"),
+        ("ratio(item; buy / buy)", "a behaviour stands twice"),
     ],
 )
 def test_bad_texts(text, message):
@@ -230,7 +232,8 @@ def test_bad_texts(text, message):
     ("text", "message"),
     [
         ("count(shop)", "key 'shop' is not one of user, item, category"),
-        ("count(item; sell)", "Behaviour 'sell': no event"),
+        ("count(item; sell)", "'sell' is no behaviour of this log's events, nor a duration"),
+        ("count(item; 7w)", "'7w' is no behaviour"),
     ],
 )
 def test_what_the_log_does_not_have(text, message):
@@ -242,8 +245,35 @@ def test_logs_without_a_clock_or_behaviours():
     log = dataclasses.replace(random_log(), has_clock=False, event={})
     with pytest.raises(DataError, match="no clock"):
         Statistics(["count(item; 1d)"], log, ROW_MAPS)
+    with pytest.raises(DataError, match="no clock"):
+        Statistics(["since(item)"], log, ROW_MAPS)
     with pytest.raises(DataError, match="have no behaviour"):
-        Statistics(["since(item; buy)"], log, ROW_MAPS)
+        Statistics(["count(item; buy)"], log, ROW_MAPS)
+    empty = dataclasses.replace(log, offsets=np.zeros(2, int), item=log.item[:0], time=log.time[:0])
+    with pytest.raises(DataError, match=r"Statistic 'count\(item\)': this log has no events"):
+        Statistics(["count(item)"], empty, ROW_MAPS)
+    with pytest.raises(ValueError, match=r"one stands twice in count\(item\), count\(item\)"):
+        with_statistics(market.load("tiny"), ["count(item)", "count( item )"])
+
+
+def test_what_is_unseen_is_not_one_value():
+    log = random_log()
+    unseen = dataclasses.replace(log, items={**log.items, "category": np.array([2, 1, 2, 1, 3])})
+    requests = random_requests(log)
+    shown = Statistics(["count(category)"], unseen, ROW_MAPS).add(requests).shown
+    of_unseen = np.isin(requests.candidate, [1, 3])
+    assert np.all(shown["count(category)"][of_unseen] == 0)
+    assert np.any(shown["count(category)"][~of_unseen] > 0)
+
+
+def test_a_behaviour_that_did_not_happen_counts_zero():
+    log = random_log()
+    buy = ROW_MAPS["behavior"](signatures("behavior", ["buy"]))[0]
+    click = ROW_MAPS["behavior"](signatures("behavior", ["click"]))[0]
+    behavior = np.where(log.event["behavior"] == buy, click, log.event["behavior"])
+    log = dataclasses.replace(log, event={"behavior": behavior})
+    shown = Statistics(["count(item; buy)"], log, ROW_MAPS).add(random_requests(log)).shown
+    assert not shown["count(item; buy)"].any()
     assert Statistics(["count(item)"], log, ROW_MAPS).fields[0].name == "count(item)"
 
 

@@ -13,7 +13,9 @@ narrows the events; a duration is a number and s, m, h or d. Of a request at tim
 before t count (those of the same second do not), whoever's they are: there is no way to ask for
 later ones. A statistic becomes a dense field of its own name: of the candidate if its key has an
 item in it, else of the context. Decision states (how long ago was the last purchase in this
-category, how often was it viewed or put into a cart since) are such fields.
+category, how often was it viewed or put into a cart since) are such fields. What is counted is in
+the log at hand: a file that begins later has smaller counts. Whoever serves puts the number itself
+into the request's record, under the statistic's text; the field's transform is applied there.
 
 A new operation is one new file with a class `Operation`; see `count`.
 """
@@ -79,7 +81,7 @@ class Statistic:
         statistic = Statistic(
             operation=found[1],
             key=parts,
-            behaviors=tuple(behaviors[0].split("/")) if behaviors else (),
+            behaviors=tuple(x.strip() for x in behaviors[0].split("/")) if behaviors else (),
             duration=durations[0] if durations else None,
         )
         takes = statistic.kind.TAKES
@@ -90,8 +92,10 @@ class Statistic:
                 raise ValueError(
                     f"Statistic {text!r}: {statistic.operation} takes {wanted} {name}, got {count}."
                 )
-        if statistic.seconds == 0:
-            raise ValueError(f"Statistic {text!r}: a duration must be > 0.")
+        if statistic.seconds is not None and not 0 < statistic.seconds < 2**40:
+            raise ValueError(f"Statistic {text!r}: a duration must be > 0 and < 2^40 seconds.")
+        if len(set(statistic.behaviors)) < len(statistic.behaviors):
+            raise ValueError(f"Statistic {text!r}: a behaviour stands twice.")
         return statistic
 
     @property
@@ -126,10 +130,12 @@ class Statistics:
 
     def __init__(self, texts: Sequence[str], log: EventLog, row_maps: dict[str, RowMap]):
         self._log = log
+        if texts and not log.num_events:
+            raise DataError(f"Statistic {texts[0]!r}: this log has no events.")
         self._computed: list[tuple[Statistic, Any]] = []
         for text in texts:
             statistic = Statistic.parse(text)
-            if statistic.seconds and not log.has_clock:
+            if (statistic.seconds or statistic.kind.IN_TIME) and not log.has_clock:
                 raise DataError(f"Statistic {text!r}: this log has no clock, only an order.")
             key, real = self._keys(statistic, None, log.item, log_users(log))
             pasts = [
@@ -174,7 +180,8 @@ class Statistics:
             else:
                 column = self._column(statistic, part)
                 value, size = column[np.maximum(item, 0)], int(column.max(initial=0)) + 1
-                real = real & (value > 0)
+                # All that is unseen has one row, and is not one value.
+                real = real & (value > UNSEEN_ROW)
             code = code * size + value
         return code, real
 
@@ -207,10 +214,12 @@ def _of_behaviors(
     for name in behaviors:
         value = int(name) if name.isdecimal() else name
         row = int(row_maps["behavior"](signatures("behavior", [value]))[0])
-        of = log.event["behavior"] == row
-        if row == UNSEEN_ROW or not of.any():
-            raise DataError(f"Behaviour {name!r}: no event of this log is one.")
-        found.append(of)
+        if row == UNSEEN_ROW:
+            raise DataError(
+                f"Statistics: {name!r} is no behaviour of this log's events, nor a duration (a "
+                "number and s, m, h or d)."
+            )
+        found.append(log.event["behavior"] == row)
     return found
 
 
@@ -222,6 +231,9 @@ def with_statistics(dataset: Dataset, texts: Sequence[str]) -> Dataset:
     """
     if not texts:
         return dataset
+    names = [str(Statistic.parse(text)) for text in texts]
+    if len(set(names)) < len(names):
+        raise ValueError(f"statistics: one stands twice in {', '.join(names)}.")
     statistics = Statistics(texts, dataset.log, dataset.row_maps)
     schema = dataclasses.replace(
         dataset.schema, fields=(*dataset.schema.fields, *statistics.fields)

@@ -1,7 +1,8 @@
 """How many events; the pattern of every operation here.
 
-`TAKES` says how many behaviours and durations its text may name, `TRANSFORM` what happens to the
-number before a model sees it. An `Operation` is made once per log, of one `Past` per behaviour (or
+`TAKES` says how many behaviours and durations its text may name, `IN_TIME` whether its number means
+a time, so that the log must have a clock, `TRANSFORM` what happens to the number before a model
+sees it. An `Operation` is made once per log, of one `Past` per behaviour (or
 one of all events), and then asked for any keys and times.
 """
 
@@ -16,6 +17,7 @@ class Operation:
     """count(key; behaviour; duration): events of the key before t, in [t - duration, t)."""
 
     TAKES = ((0, 1), (0, 1))
+    IN_TIME = False
     TRANSFORM = "log1p"
 
     def __init__(self, pasts: Sequence[Past], seconds: int | None):

@@ -11,6 +11,7 @@ class Operation:
     """decayed(key; behaviour; half-life): the events before t, each 2^-((t - time) / half-life)."""
 
     TAKES = ((0, 1), (1,))
+    IN_TIME = True
     TRANSFORM = "log1p"
 
     def __init__(self, pasts: Sequence[Past], seconds: int | None):

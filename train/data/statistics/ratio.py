@@ -15,6 +15,7 @@ class Operation:
     """
 
     TAKES = ((2,), (0, 1))
+    IN_TIME = False
     TRANSFORM = "identity"
 
     def __init__(self, pasts: Sequence[Past], seconds: int | None):

@@ -14,6 +14,7 @@ class Operation:
     """since(key; behaviour): days since the last such event before t, -1 if there is none."""
 
     TAKES = ((0, 1), (0,))
+    IN_TIME = True
     TRANSFORM = "log1p"
 
     def __init__(self, pasts: Sequence[Past], seconds: int | None):

@@ -83,7 +83,7 @@ def fitted(text: str, values: np.ndarray) -> str:
     values = np.asarray(values, np.float64)
     for step in parse(text):
         if step.parameters is None:
-            there = values[~np.isnan(values)]
+            there = values[np.isfinite(values)]
             step = step._replace(parameters=tuple(float(p) for p in step.operation.fit(there)))
         assert step.parameters is not None
         values = step.operation.apply(values, *step.parameters)
