@@ -105,6 +105,17 @@ def test_hashable_by_value():
     assert SCHEMA.with_rows({"item": 5000}) != SCHEMA
 
 
+@pytest.mark.parametrize(
+    ("role", "name"), [("context", "time"), ("history", "time"), ("user", "history")]
+)
+def test_names_of_the_record_are_taken(role, name):
+    field = Field(name=name, role=role, kind="dense")
+    with pytest.raises(ValueError, match=f"Field {role}.{name}: a request's record has"):
+        Schema(tables=(), fields=(field,))
+    renamed = dataclasses.replace(field, raw="other")
+    assert Schema(tables=(), fields=(renamed,)).find(role, name) is renamed
+
+
 def test_lookups():
     assert [field.name for field in SCHEMA.role("candidate")] == ["item", "price"]
     assert SCHEMA.find("candidate", "price") is PRICE

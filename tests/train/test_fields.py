@@ -114,3 +114,38 @@ def test_the_planted_worlds():
     assert not np.array_equal(again.truth["test"]["click"], other.truth["test"]["click"])
     with pytest.raises(DataError, match="Unknown planted world 'nothing'; choose from co_clicks"):
         open_source("planted:nothing")
+
+
+@pytest.mark.parametrize("override", ["statistics=count(user)", f"crosses={CROSS}"])
+def test_retrieval_refuses_what_it_would_not_read(tmp_path, override):
+    with pytest.raises(ValueError, match="'mf' knows items by their own fields: no statistics"):
+        launch.train("mf", source="market:tiny", out=tmp_path / "run", overrides=[override])
+
+
+def test_a_log_of_another_kind_of_time_is_refused(tmp_path):
+    path = tmp_path / "events.csv"
+    rows = [(u, i, 100_000 * i) for u in range(3) for i in range(u, u + 5)]
+
+    def write(columns):
+        text = "\n".join(",".join(map(str, row[:columns])) for row in rows)
+        path.write_text(",".join(["user_id", "item_id", "timestamp"][:columns]) + "\n" + text)
+
+    write(3)
+    folder, _ = launch.train(
+        "mlp",
+        source=f"events:{path}",
+        out=tmp_path / "run",
+        overrides=["steps=1", "batch_size=8"],
+        quiet=True,
+    )
+    write(2)
+    with pytest.raises(RunError, match="trained on events with a clock, .* has only an order"):
+        launch.evaluate_run(folder)
+
+
+def test_what_a_run_adds_can_be_inspected(capsys):
+    launch.inspect("planted:popular", overrides=["statistics=count(item)", f"crosses={CROSS}"])
+    text = capsys.readouterr().out
+    assert f"candidate.{CROSS}" in text and "candidate.count(item)" in text
+    with pytest.raises(ValueError, match="--history must be >= 1, got 0"):
+        launch.inspect("planted:popular", history=0)

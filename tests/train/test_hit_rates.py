@@ -134,6 +134,14 @@ def test_an_alarm_names_the_field_that_moved():
     assert rows["sample"].alarm  # no value of training comes again
 
 
+def test_few_requests_raise_no_alarm():
+    data = planted()
+    few = data.test.take(slice(0, 5))
+    rows = {row.name: row for row in drift(data, data.train, few)}
+    assert rows["price"].psi > 0.25 and not rows["price"].alarm  # ten bins, five values
+    assert rows["price"].noise > 1
+
+
 def test_the_report_is_printed():
     console = Console(file=io.StringIO(), width=120)
     inspection.show(planted(), console=console)

@@ -146,6 +146,41 @@ def test_who_is_not_logged_in_falls_back_to_a_row_that_learns():
     assert whole_batch(plain, log, requests, history=1)["user"]["segment"].tolist() == [7, 0] * 500
 
 
+def test_an_item_without_a_shop_may_read_as_unseen_in_every_role():
+    fields = tuple(Field(name="shop", role=r, missing="unseen") for r in ("history", "candidate"))
+    schema = dataclasses.replace(SCHEMA, fields=fields)
+    log = EventLog(
+        offsets=np.array([0, 2]),
+        item=np.array([0, 1], np.int32),
+        time=np.array([1, 2]),
+        event={},
+        items={"shop": np.array([row("shop", 1), 0], np.int32)},
+        users={},
+    )
+    requests = Requests(
+        user=np.zeros(1, np.int32),
+        cut=np.array([2]),
+        time=np.array([3]),
+        candidate=np.array([[1, 0, -1]], np.int32),
+        label={},
+    )
+    logged = whole_batch(schema, log, requests, history=8)
+    past = [{"time": 1, "shop": 1}, {"time": 2, "shop": None}]
+    record = {
+        "context": {"time": 3},
+        "user": {"history": past},
+        "items": [{"shop": None}, {"shop": 1}],
+    }
+    live = encode([record], schema, ROW_MAPS, history=8)
+    assert live["candidate"]["shop"].tolist() == [[1, row("shop", 1)]]
+    assert logged["candidate"]["shop"].tolist() == [[1, row("shop", 1), 0]]
+    assert live["history"]["shop"].tolist() == [[row("shop", 1), 1]]
+    assert logged["history"]["shop"][:, :2].tolist() == [[row("shop", 1), 1]]
+    assert not logged["history"]["shop"][:, 2:].any()
+    with pytest.raises(ValueError, match="must be the same there"):
+        dataclasses.replace(SCHEMA, fields=(Field(name="shop", role="history"), fields[1]))
+
+
 SET = dataclasses.replace(
     SCHEMA,
     fields=(

@@ -127,3 +127,43 @@ def test_vectors_must_have_one_length(tmp_path, vectors):
     path = parquet(tmp_path, {12: None, 13: None, 14: None, **vectors})
     with pytest.raises(DataError, match="Vectors of 'picture' must all have one length"):
         events.load(path)
+
+
+def test_vectors_that_differ_from_event_to_event_say_nothing_of_the_item(tmp_path):
+    """They may well be an outcome: left out, unless they are known to be of the context."""
+    columns = dict(zip(NAMES.split(",")[:3], zip(*[r[:3] for r in ROWS], strict=True), strict=True))
+    drawn = np.random.default_rng(0).normal(size=(len(ROWS), 2)).tolist()
+    path = tmp_path / "events.parquet"
+    pq.write_table(pa.table({**columns, "gaze": drawn, "context_place": drawn}), path)
+    dataset = events.load(path)
+    assert dataset.facts["columns left out"] == "gaze"
+    assert dataset.schema.find("context", "place").width == 2
+    last = [i for i, r in enumerate(ROWS) if i + 1 == len(ROWS) or ROWS[i + 1][0] != r[0]]
+    expected = np.array(drawn, np.float32)[last]
+    np.testing.assert_array_equal(dataset.test.context["place"], expected)
+
+
+def test_vectors_must_be_finite(tmp_path):
+    vectors = {10: [0.5], 11: [float("inf")], 12: None, 13: None, 14: None}
+    with pytest.raises(DataError, match="Vectors of 'picture' must hold finite numbers"):
+        events.load(parquet(tmp_path, vectors))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("item", "column 'item' must be renamed: 'item_id' takes its name"),
+        ("context_item", "column 'context_item' must be renamed: 'item_id' takes its name"),
+        ("hour", "column 'context_hour' must be renamed: 'hour' takes its name"),
+        ("time", "column 'time' must be renamed: the request itself takes its name"),
+        ("context_time", "column 'context_time' must be renamed: the request itself"),
+        ("history", "column 'history' must be renamed: the request itself takes its name"),
+        ("context_", "column 'context_' must be renamed: it names no field"),
+    ],
+)
+def test_names_that_are_taken(tmp_path, name, message):
+    path = csv(tmp_path)
+    header, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([f"{header},{name}", *(f"{line},1" for line in lines)]) + "\n")
+    with pytest.raises(DataError, match=message):
+        events.load(path)
