@@ -22,7 +22,7 @@ from .hit_rates import batches_of
 
 ALARM = 0.25
 _TOP, _BINS = 100, 10
-# A share that is never zero keeps the logarithm finite.
+# An empty bin counts as half a value, or as this share: the logarithm stays finite.
 _LEAST = 1e-4
 
 
@@ -104,7 +104,9 @@ def psi_of_ids(before: np.ndarray, after: np.ndarray) -> float:
 
 
 def _psi(before: np.ndarray, after: np.ndarray) -> float:
-    p, q = (np.maximum(x / x.sum(), _LEAST) for x in (before, after))
+    used = before + after > 0
+    before, after = before[used], after[used]
+    p, q = (np.maximum(x, max(0.5, _LEAST * x.sum())) / x.sum() for x in (before, after))
     return float(np.sum((q - p) * np.log(q / p)))
 
 
