@@ -90,7 +90,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="any option of the model or setting of the training; may be repeated",
     )
-    train.add_argument("--devices", type=int, default=1, metavar="N", help="share each batch")
+    train.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="GPUs, or cores of a CPU, that share each batch",
+    )
     train.add_argument(
         "--on-bad-row",
         choices=("stop", "skip"),

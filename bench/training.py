@@ -18,7 +18,7 @@ import sys
 
 from .. import zoo
 from ..train.settings import Settings
-from ..train.step import initial_state
+from ..train.step import initial_state, offer_devices
 from .cases import choose
 from .results import Row
 from .workload import batches, step_times, synthetic
@@ -36,7 +36,8 @@ class Case:
     Attributes:
       name: of the case.
       methods: models of the zoo, "MODEL at HISTORY" for another length, or "deepctr-torch MODEL";
-        "..., relu" is the peer with ReLU in its attention, which is not its default.
+        "..., relu" is the peer with ReLU in its attention, which is not its default; "... on 2
+        devices" is ours with replicas on the cores (`--devices 2`).
       history: events of every request.
       candidates: labelled, of every request.
       options: of the models of the zoo; their own defaults otherwise.
@@ -56,7 +57,7 @@ class Case:
 # The sizes of the peer's defaults; its activations are ReLU, ours PReLU.
 _AS_DEEPCTR = (("attention_units", (64, 16)), ("tower_units", (256, 128)))
 _ZOO = ("din", "mlp", "dien", "mimn")
-_DIN = ("deepctr-torch din", "deepctr-torch din, relu", "din")
+_DIN = ("deepctr-torch din", "deepctr-torch din, relu", "din", "din on 2 devices")
 CASES = (
     Case("DIN, 100k items", _DIN, 100, 1, batch_size=1024),
     Case("DIN, 1M items", _DIN, 100, 1, batch_size=1024, items=1_000_000),
@@ -112,7 +113,10 @@ def _compare(case: Case) -> list[Row]:
 def measure(case: Case, method: str) -> float:
     """Median seconds of a step, in this process."""
     peer, _, activation = _peer(method).partition(", ")
-    name, _, length = (peer or method).partition(" at ")
+    ours, _, count = method.removesuffix(" devices").partition(" on ")
+    devices = int(count or 1)
+    offer_devices(devices)
+    name, _, length = (peer or ours).partition(" at ")
     history = int(length or case.history)
     data = synthetic(case.items, history, case.candidates, case.items)
     module = zoo.MODELS[name]
@@ -124,7 +128,7 @@ def measure(case: Case, method: str) -> float:
         ready = batches(module, config, settings, data)
         return statistics.median(deepctr.step_times(name, config, ready, STEPS, activation))
     state = initial_state(module, config, settings, {})
-    return statistics.median(step_times(module, config, settings, data, state, STEPS))
+    return statistics.median(step_times(module, config, settings, data, state, STEPS, devices))
 
 
 def _peer(method: str) -> str:

@@ -13,7 +13,7 @@ from ..train.data.event_log import EventLog, Requests
 from ..train.data.pipeline import Step, TrainingBatches
 from ..train.memory import keep_freed_memory
 from ..train.settings import Settings
-from ..train.step import TrainState, make_step
+from ..train.step import TrainState, make_step, parallel_step, replicate, shard
 from ..zoo.contract import Model
 from ..zoo.features import RESERVED_ROWS, Field, HashedRows, Schema, Table
 
@@ -75,17 +75,28 @@ def batches(module: Model, config: Any, settings: Settings, data: Dataset) -> It
 
 
 def step_times(
-    module: Model, config: Any, settings: Settings, data: Dataset, state: TrainState, steps: int
+    module: Model,
+    config: Any,
+    settings: Settings,
+    data: Dataset,
+    state: TrainState,
+    steps: int,
+    devices: int = 1,
 ) -> list[float]:
     """Seconds of each of `steps` steps, batch assembly included, after as many to warm up.
 
     As in `train.loop`, a batch is assembled while the step before it runs, and freed memory stays.
     """
     keep_freed_memory()
-    step = jax.jit(make_step(module, config, settings, total_steps=10**6), donate_argnums=0)
+    if devices == 1:
+        step = jax.jit(make_step(module, config, settings, total_steps=10**6), donate_argnums=0)
+    else:
+        step = parallel_step(module, config, settings, total_steps=10**6)
+        state = replicate(state, devices)
     times: list[float] = []
     before, started = None, time.perf_counter()
     for batch, pulled in itertools.islice(batches(module, config, settings, data), 2 * steps):
+        batch = batch if devices == 1 else shard(batch, devices)
         state, terms = step(state, batch, pulled)
         jax.block_until_ready(before)
         before, now = terms, time.perf_counter()

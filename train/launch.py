@@ -23,6 +23,7 @@ from .evaluation import evaluate
 from .loop import fit
 from .rerank import fit_generator
 from .settings import Settings
+from .step import offer_devices
 
 _RESUME = "choose another folder, or --resume its run"
 
@@ -60,7 +61,7 @@ def train(
       overrides: `key=value` texts for any field of the model's config or of the settings.
       resume: go on with the run in `out`.
       on_bad_row: "stop" or "skip", for files of events.
-      devices: local devices that share each batch.
+      devices: local devices that share each batch; a CPU stands for several, see `step`.
       quiet: print nothing.
 
     Returns:
@@ -76,6 +77,7 @@ def train(
         raise ValueError(f"Model {model!r} {need} --evaluator, the folder of an evaluator's run.")
     if model in GENERATORS and (resume or devices != 1):
         raise ValueError(f"Model {model!r} is trained in one go, on one device.")
+    offer_devices(devices)
     if resume and out is None:
         raise ValueError("--resume needs --out, the folder of the run to go on with.")
     module, source = ALL[model], source or default_source(model)

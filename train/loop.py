@@ -25,7 +25,7 @@ from .memory import keep_freed_memory
 from .plots import learning_curve
 from .progress import Progress
 from .settings import Settings
-from .step import TrainState, initial_state, make_step, parallel_step, shard
+from .step import TrainState, initial_state, make_step, parallel_step, replicate, shard
 
 
 @dataclasses.dataclass
@@ -215,10 +215,7 @@ class _Trainer:
         return _Position(**note)
 
     def _place(self, state: TrainState) -> TrainState:
-        if self._devices == 1:
-            return state
-        copies = lambda x: np.broadcast_to(np.asarray(x), (self._devices, *x.shape))
-        return jax.tree.map(copies, state)
+        return state if self._devices == 1 else replicate(state, self._devices)
 
     def _step(self, batch: Batch, pulled: Pulled, position: _Position) -> dict[str, Any]:
         """One step; compiles once per combination of shapes, on the compiler's own clock."""

@@ -5,6 +5,8 @@ already, every replica holds the same rows and makes the same update.
 """
 
 from collections.abc import Callable
+import contextlib
+import os
 from typing import Any, NamedTuple
 
 import jax
@@ -159,6 +161,24 @@ def shard(batch: Batch, devices: int) -> Batch:
         role: jax.tree.map(copy if role in shared else split, value)
         for role, value in batch.items()
     }
+
+
+def replicate(state: TrainState, devices: int) -> TrainState:
+    """A copy of the state for each device, (devices, ...)."""
+    copies = lambda x: np.broadcast_to(np.asarray(x), (devices, *x.shape))
+    return jax.tree.map(copies, state)
+
+
+def offer_devices(count: int) -> None:
+    """Lets a CPU stand for `count` devices, a thread for each; too late once JAX has started.
+
+    XLA runs most of a step on one core of a CPU: replicas use the others. Whoever has set the
+    number by `XLA_FLAGS` is left alone. Where other work keeps the cores busy, XLA may end the
+    process, as a replica keeps the others waiting for more than 40 seconds; `--resume` goes on.
+    """
+    if count > 1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", count)
 
 
 def parallel_step(

@@ -28,6 +28,7 @@ def test_names_are_distinct():
 def test_a_case_names_models_and_whole_requests(case):
     for method in case.methods:
         name = method.removeprefix("deepctr-torch ").removesuffix(", relu")
+        name = name.removesuffix(" on 2 devices")
         assert name.partition(" at ")[0] in zoo.MODELS
     assert case.batch_size % case.candidates == 0
 
