@@ -42,11 +42,10 @@ _Overrides = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A source that is searched; `sensitive` if its sensitivity is measured too."""
+    """A source that is searched."""
 
     name: str
     source: str
-    sensitive: bool = True
 
 
 def cases() -> list[Case]:
@@ -66,15 +65,14 @@ def run(only: list[str] | None = None, seeds: int = 3) -> list[Row]:
         raise ValueError("Suite 'search' needs optuna (extra `bench`).")
     cores = sorted(os.sched_getaffinity(0))
     rows = []
-    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(len(cores)) as pool:
-        train = _Trainings(Path(place), cores)
+    with ThreadPoolExecutor(len(cores)) as pool:
+        train = _Trainings(cores)
         for case in chosen:
             best, searched = _search(case, train, pool)
             rows.append(Row.of(case.name, "defaults", "validation auc", [searched[0]]))
             rows.append(Row.of(case.name, "searched", "validation auc", [max(searched)]))
             rows += _judge(case, best, train, pool, seeds)
-            if case.sensitive:
-                rows += _sensitivity(case, searched[0], train, pool)
+            rows += _sensitivity(case, searched[0], train, pool)
     return rows
 
 
@@ -159,8 +157,8 @@ def _sensitivity(
 class _Trainings:
     """Trains (source, overrides, seed) in processes of a core each; AUC of validation and test."""
 
-    def __init__(self, place: Path, cores: Iterable[int]):
-        self._place, self._free = place, list(cores)
+    def __init__(self, cores: Iterable[int]):
+        self._free = list(cores)
         self.width = len(self._free)
 
     def __call__(self, source: str, overrides: _Overrides, seed: int) -> dict[str, float]:

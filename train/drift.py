@@ -18,7 +18,7 @@ from ..zoo.features import UNSEEN_ROW
 from .data.dataset import Dataset
 from .data.event_log import Requests
 from .data.pipeline import positives
-from .hit_rates import batches_of
+from .hit_rates import values_of
 
 ALARM = 0.25
 _TOP, _BINS = 100, 10
@@ -123,10 +123,7 @@ def _values(
 ) -> dict[tuple[str, str], np.ndarray]:
     """The values of every field in all real slots; padding of ids is left out."""
     parts: dict[tuple[str, str], list[np.ndarray]] = {}
-    for batch in batches_of(dataset, requests, history=history):
-        for field in dataset.schema.fields:
-            mask = batch.get(f"{field.role}_mask", batch["candidate_mask"].any(axis=1))
-            value = batch[field.role][field.name][mask].ravel()
-            value = value if field.kind == "dense" else value[value > 0]
-            parts.setdefault((field.role, field.name), []).append(value)
+    for field, value in values_of(dataset, requests, history=history):
+        value = value if field.kind == "dense" else value[value > 0]
+        parts.setdefault((field.role, field.name), []).append(value)
     return {key: np.concatenate(found) for key, found in parts.items()}

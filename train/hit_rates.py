@@ -7,7 +7,6 @@ different in every sample (a request id, say) fits training perfectly and knows 
 
 from collections.abc import Iterator
 import dataclasses
-from typing import Any
 
 import numpy as np
 
@@ -86,22 +85,28 @@ def _shown(
     """(rows,) per field: in how many slots of these requests each row stands."""
     rows = {table.name: table.rows for table in dataset.schema.tables}
     counts = {(f.role, f.name): np.zeros(rows[f.table_name], np.int64) for f in fields}
-    for batch in batches_of(dataset, requests, history=history):
-        for (role, name), count in counts.items():
-            value = batch[role][name]
-            mask = batch.get(f"{role}_mask", batch["candidate_mask"].any(axis=1))
-            value = value[mask].ravel()
+    for field, value in values_of(dataset, requests, history=history):
+        if field.kind != "dense":
+            count = counts[field.role, field.name]
             count += np.bincount(value, minlength=len(count))
     return counts
 
 
-def batches_of(dataset: Dataset, requests: Requests, *, history: int) -> Iterator[dict[str, Any]]:
-    """Batches of whole-table rows of at most 50,000 requests, evenly spread over all of them."""
+def values_of(
+    dataset: Dataset, requests: Requests, *, history: int
+) -> Iterator[tuple[Field, np.ndarray]]:
+    """Every field with its values in all real slots, (n,) at a time; rows are of whole tables.
+
+    Of at most 50,000 requests, evenly spread over all of them.
+    """
     few = np.linspace(0, len(requests) - 1, min(len(requests), _FEW)).astype(int)
     requests = dataset.complete(requests.take(few))
-    yield from evaluation_batches(
+    for batch in evaluation_batches(
         dataset.schema, dataset.log, requests, batch_size=_BATCH, history=history
-    )
+    ):
+        for field in dataset.schema.fields:
+            mask = batch.get(f"{field.role}_mask", batch["candidate_mask"].any(axis=1))
+            yield field, batch[field.role][field.name][mask].ravel()
 
 
 def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:

@@ -83,6 +83,10 @@ def train(
     module, source = ALL[model], source or default_source(model)
     options, more = _parse(module.Config, overrides or [])
     chosen = defaults.settings(model, **{**(settings or {}), **more})
+    if module.KIND == "retrieval" and (chosen.statistics or chosen.crosses):
+        raise ValueError(
+            f"Model {model!r} knows items by their own fields: no statistics, no crosses."
+        )
     if out is not None and not resume:
         run.require_free(Path(out), _RESUME)
     by = load_evaluators(evaluators) if evaluators else None
@@ -91,10 +95,6 @@ def train(
             source,
             max_train_per_user=chosen.max_train_per_user,
             on_bad_row=on_bad_row,
-        )
-    if module.KIND == "retrieval" and (chosen.statistics or chosen.crosses):
-        raise ValueError(
-            f"Model {model!r} knows items by their own fields: no statistics, no crosses."
         )
     dataset = prepared(dataset, chosen)
     config = defaults.model_config(model, dataset.schema, options)

@@ -13,7 +13,7 @@ optuna = pytest.importorskip("optuna")
 class Known:
     """Trainings whose outcome is known: the best rate is 0.02, and softmax costs 0.1."""
 
-    def __init__(self, place, cores):
+    def __init__(self, cores):
         self.width, self.asked = len(list(cores)), []
 
     def __call__(self, source, overrides, seed):
