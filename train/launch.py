@@ -11,6 +11,7 @@ from ..zoo import MODELS
 from ..zoo.contract import Model, Variables
 from ..zoo.rerank import GENERATORS
 from ..zoo.rerank.rewards import Evaluators
+from ..zoo.retrieval import identity_field
 from . import checkpoints, defaults, inspection, run
 from .data.crosses import with_crosses
 from .data.dataset import Dataset
@@ -96,7 +97,12 @@ def train(
             max_train_per_user=chosen.max_train_per_user,
             on_bad_row=on_bad_row,
         )
+    whole = dataset.schema
     dataset = prepared(dataset, chosen)
+    if module.KIND == "retrieval" and identity_field(dataset.schema) != identity_field(whole):
+        raise ValueError(
+            f"Model {model!r} finds items by {identity_field(whole).name!r}, which leave_out names."
+        )
     config = defaults.model_config(model, dataset.schema, options)
     folder = Path(out) if out is not None else run.free_folder(model, source)
     if by is not None:

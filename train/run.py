@@ -30,6 +30,8 @@ from ..zoo.features import HashedRows, KnownRows, RowMap, Schema
 from .data.dataset import Dataset
 from .settings import Settings
 
+_DIFFERENCES = 8  # Of schemas, that a message shows.
+
 
 class RunError(ValueError):
     """A run's folder cannot be used as asked; the message is one line."""
@@ -211,8 +213,12 @@ class Saved:
     def require_schema(self, schema: Schema) -> None:
         """Raises RunError naming what differs, if `schema` is not this run's."""
         if schema.hash != self.schema.hash:
-            lines = "; ".join(self.schema.differences(schema))
-            raise RunError(f"The run was trained on another schema (run against data): {lines}.")
+            lines = self.schema.differences(schema)
+            more = [f"and {len(lines) - _DIFFERENCES} more"] if len(lines) > _DIFFERENCES else []
+            raise RunError(
+                "The run was trained on another schema (run against data): "
+                f"{'; '.join(lines[:_DIFFERENCES] + more)}."
+            )
 
 
 def rows_file(folder: Path, table: str) -> Path:

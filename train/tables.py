@@ -65,11 +65,7 @@ def init(optimizer: RowOptimizer, tables: Tables) -> dict[str, RowState]:
 
 def pull(tables: Tables, rows: Mapping[str, Int32[Any, " _"]]) -> Tables:
     """The named rows of every table: `(P, d)` each, zeros at position 0 and at fill ids."""
-    # Position 0 gets the id of no row, rather than its zeros afterwards: that would be a copy.
-    return {
-        name: _read(tables[name], jnp.asarray(ids).at[0].set(tables[name].shape[0]))
-        for name, ids in rows.items()
-    }
+    return {name: _pull(tables[name], ids) for name, ids in rows.items()}
 
 
 def push(
@@ -120,7 +116,8 @@ def push(
     new_tables, new_state = dict(tables), dict(state)
     for name, gradient in gradients.items():
         target = _targets(tables[name], pulled.rows[name], pulled.touched[name])
-        row = _read(tables[name], target)
+        # The very operations of `pull`, so that a step that pulls and pushes reads its rows once.
+        row = _pull(tables[name], pulled.rows[name])
         if l2 > 0.0 and occurrences is not None:
             count = jnp.maximum(_read(occurrences[name], target).astype(jnp.float32), 1.0)
             gradient = gradient + l2 * row / count[:, None]
@@ -136,6 +133,12 @@ def push(
             key: _write(array, target, row_state[key]) for key, array in state[name].items()
         }
     return new_tables, new_state
+
+
+def _pull(table: Array, rows: Any) -> Array:
+    """The rows of one table, zeros at position 0."""
+    # Position 0 gets the id of no row, rather than its zeros afterwards: that would be a copy.
+    return _read(table, jnp.asarray(rows).at[0].set(table.shape[0]))
 
 
 def _targets(table: Array, rows: Any, touched: Any) -> Int32[Array, " P"]:

@@ -122,6 +122,11 @@ def test_retrieval_refuses_what_it_would_not_read(tmp_path, override):
         launch.train("mf", source="market:tiny", out=tmp_path / "run", overrides=[override])
 
 
+def test_retrieval_needs_the_identity_of_items(tmp_path):
+    with pytest.raises(ValueError, match="'mind' finds items by 'item', which leave_out names"):
+        launch.train("mind", source="market:tiny", out=tmp_path, overrides=["leave_out=item"])
+
+
 def test_a_log_of_another_kind_of_time_is_refused(tmp_path):
     path = tmp_path / "events.csv"
     rows = [(u, i, 100_000 * i) for u in range(3) for i in range(u, u + 5)]

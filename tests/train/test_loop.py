@@ -21,7 +21,7 @@ from recjax.train.launch import evaluate_run
 from recjax.train.loop import count_rows, fit
 from recjax.train.settings import Settings
 from recjax.zoo import mlp
-from recjax.zoo.features import KnownRows
+from recjax.zoo.features import KnownRows, Table
 
 SETTINGS = Settings(epochs=2, batch_size=512, history=16, checkpoint_every=7)
 
@@ -261,6 +261,14 @@ def test_a_checkpoint_of_another_schema_names_the_difference(reference, tmp_path
     )
     with pytest.raises(run.RunError, match=r"another schema.*field candidate.category: .*absent"):
         evaluate_run(folder, source=f"events:{log}")
+
+
+def test_a_message_shows_the_first_of_many_differences(reference):
+    saved = run.load_config(reference[0])
+    more = tuple(Table(name=name, rows=5, dim=2) for name in "abcdefghij")
+    wider = dataclasses.replace(saved.schema, tables=(*saved.schema.tables, *more))
+    with pytest.raises(run.RunError, match=r"table a: absent.*table h: absent.*and 2 more\.$"):
+        saved.require_schema(wider)
 
 
 def test_checkpoints_of_another_shape_are_explained(tmp_path):

@@ -153,17 +153,27 @@ def test_deduplicate_rejects_other_dtypes_and_tables():
         deduplicate({}, {"item": 10}, quantum=1)
 
 
-def test_distinct():
+@pytest.mark.parametrize("other", [4, 30, 2**31 - 1, -3])
+def test_distinct(other):
     arrays = [
-        np.array([[7, -3], [5, 7]], np.int32),
+        np.array([[7, other], [5, 7]], np.int32),
         np.zeros((0, 2), np.int32),
         np.array(5, np.int32),
     ]
     values, positions = distinct(*arrays)
-    np.testing.assert_array_equal(values, [-3, 5, 7])
+    np.testing.assert_array_equal(values, sorted([5, 7, other]))
     for array, at in zip(arrays, positions, strict=True):
         np.testing.assert_array_equal(values[at], array)
+        assert at.dtype == values.dtype == np.int32
     assert distinct(np.zeros(0, np.int32))[0].shape == (0,)
+
+
+@pytest.mark.parametrize("spread", [1, 1000])
+def test_distinct_of_many(spread):
+    array = spread * np.random.default_rng(0).integers(0, 900, (40, 50)).astype(np.int32)
+    values, (positions,) = distinct(array)
+    np.testing.assert_array_equal(values, np.unique(array))
+    np.testing.assert_array_equal(values[positions], array)
 
 
 def test_padded_sizes_are_few_and_waste_little():

@@ -7,6 +7,7 @@ candidates.
 
 from collections.abc import Iterator
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 import zlib
 
@@ -263,18 +264,23 @@ def pulled_batch(
     windows = Windows.cut(log, requests, history)
     columns = _columns(schema, log, requests, windows, extra, hide)
     ids = [column for column in columns if column.field.kind != "dense"]
-    plan: dict[str, list[np.ndarray]] = {table.name: [] for table in schema.tables}
+    # Columns of an item's field share their values, whatever their role: these are renamed once.
+    plan: dict[str, dict[int, np.ndarray]] = {table.name: {} for table in schema.tables}
     for column in ids:
-        plan[column.field.table_name].append(column.value)
+        plan[column.field.table_name][id(column.value)] = column.value
     sizes = {table.name: table.rows for table in schema.tables}
     # A small table is pulled at its full size whatever it names: one shape, compiled once.
     full = {name: padded_size(rows) for name, rows in sizes.items() if rows <= _SMALL_TABLE}
-    pulled, renamed = deduplicate(plan, sizes, at_least=full)
+    arrays = {table: list(values.values()) for table, values in plan.items()}
+    pulled, positions = deduplicate(arrays, sizes, at_least=full)
+    renamed = {
+        table: dict(zip(values, positions[table], strict=True)) for table, values in plan.items()
+    }
     batch = _frame(log, requests, windows, extra)
     for column in columns:
         value = column.value
         if column.field.kind != "dense":
-            value = renamed[column.field.table_name].pop(0)
+            value = renamed[column.field.table_name][id(value)]
         batch[column.role][column.field.name] = column.full(value)
     return Step(batch, pulled)
 
@@ -319,11 +325,15 @@ def _columns(
         hidden = (value > UNSEEN_ROW) & (draws.uniform(*hide.address, table, owner) < hide.share)
         return np.where(hidden, np.int32(UNSEEN_ROW), value)
 
-    def of_items(role: str, field: Field) -> _Column:
+    @functools.cache
+    def value_of_items(field: Field) -> np.ndarray:
         value = _known(field, log.items[field.name][np.maximum(items - 1, 0)])
         value = _keep(items > 0, value)
-        value = shown(field, value, items) if field.kind == "id" else value
-        return _Column(role, field, value, at[role])
+        return shown(field, value, items) if field.kind == "id" else value
+
+    def of_items(role: str, field: Field) -> _Column:
+        anywhere = dataclasses.replace(field, role="candidate")
+        return _Column(role, field, value_of_items(anywhere), at[role])
 
     def of_requests(role: str, field: Field, value: np.ndarray) -> _Column:
         if field.missing == "unseen":

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 from typing import Any, Literal
+from urllib.parse import quote
 
 from . import transforms
 
@@ -19,8 +20,11 @@ ROLES: tuple[Role, ...] = ("user", "context", "history", "candidate")
 PADDING_ROW = 0
 UNSEEN_ROW = 1
 RESERVED_ROWS = 2
+# A table names files in runs; a character that is no letter takes three to twelve of theirs.
+LONGEST_NAME = 200
 # What a request's record holds besides fields; see `record`.
 _OF_THE_RECORD = {"context": ("time",), "history": ("time",), "user": ("history",)}
+_ORDER = "order of fields"
 
 
 def _require(condition: bool, message: str) -> None:
@@ -42,6 +46,10 @@ class Table:
 
     def __post_init__(self):
         _require(bool(self.name), "Table.name must not be empty.")
+        _require(
+            len(quote(self.name, safe="")) <= LONGEST_NAME,
+            f"Table.name {self.name[:20]!r}... is too long for the name of a file.",
+        )
         _require(
             RESERVED_ROWS <= self.rows < 2**31 - 2**24,
             f"Table.rows of {self.name!r} must be >= {RESERVED_ROWS} and fit in int32 with room "
@@ -275,11 +283,14 @@ class Schema:
     def differences(self, other: "Schema") -> list[str]:
         """What makes the hashes differ, one line each; empty when they are equal."""
         mine, theirs = dict(self._facts()), dict(other._facts())
-        lines = []
-        for name in sorted(mine.keys() | theirs.keys()):
-            if mine.get(name) != theirs.get(name):
-                lines.append(f"{name}: {_shown(mine.get(name))} against {_shown(theirs.get(name))}")
-        return lines
+        names = sorted(
+            name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)
+        )
+        if len(names) > 1:  # Where fields or tables differ, so does their order, at great length.
+            names = [name for name in names if name != _ORDER]
+        return [
+            f"{name}: {_shown(mine.get(name))} against {_shown(theirs.get(name))}" for name in names
+        ]
 
     def _facts(self) -> Iterator[tuple[str, Any]]:
         content = _without_rows(self.to_dict())
@@ -288,7 +299,7 @@ class Schema:
         for field in content["fields"]:
             yield f"field {field.pop('role')}.{field.pop('name')}", field
         yield "tasks", content["tasks"]
-        yield "order of fields", [f"{field.role}.{field.name}" for field in self.fields]
+        yield _ORDER, [f"{field.role}.{field.name}" for field in self.fields]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready content; `from_dict` reads it back."""
