@@ -63,7 +63,7 @@ def _judged(seed: int) -> dict[str, np.ndarray]:
     }
     made = {"pointer": slates.train_pointer(world, data, by, steps=REGIME.steps, seed=seed)}
     config = nar.Config(schema=data.schema)
-    settings = Settings(steps=REGIME.steps, seed=seed)
+    settings = Settings(steps=REGIME.steps, seed=seed, table_learning_rate=3e-3)
     stream = slates.requests_of(world, data, seed)
     variables = train_generator(config, data.log, stream, by, settings, module=nar, quiet=True)
     made["nar"] = Generator(variables, config, nar)

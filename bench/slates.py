@@ -158,7 +158,7 @@ def train_pointer(
     config = generator.Config(
         schema=data.schema, encoder_units=64, head_units=64, preferences=preferences
     )
-    settings = Settings(steps=steps, seed=seed)
+    settings = Settings(steps=steps, seed=seed, table_learning_rate=3e-3)
     stream = requests_of(world, data, seed)
     return Generator(train_generator(config, data.log, stream, by, settings, quiet=True), config)
 

@@ -149,7 +149,7 @@ class _Trainer:
         self._settings, self._devices = settings, devices
         self._batches = TrainingBatches(
             dataset,
-            batch_size=settings.batch_size,
+            batch_size=settings.batch_size or None,
             history=settings.history,
             negatives=settings.negatives,
             seed=settings.seed,

@@ -25,7 +25,7 @@ from . import checkpoints, run
 from .data import draws
 from .data.dataset import Dataset
 from .data.event_log import EventLog, Requests
-from .data.pipeline import evaluation_batches, fill_up, pulled_batch, whole_batch
+from .data.pipeline import evaluation_batches, fill_up, fitting_batch, pulled_batch, whole_batch
 from .evaluation import evaluate, even_preferences
 from .progress import Progress
 from .settings import Settings
@@ -177,7 +177,8 @@ def fit_generator(
     """
     out = Path(out)
     run.require_free(out)
-    size = max(1, settings.batch_size // dataset.train.candidate.shape[1])
+    size = settings.batch_size or fitting_batch(dataset.train.candidate.size)
+    size = max(1, size // dataset.train.candidate.shape[1])
     each = -(-len(dataset.train) // size)
     settings = dataclasses.replace(settings, steps=settings.steps or each * settings.epochs)
 

@@ -37,7 +37,8 @@ class Settings:
     Attributes:
       epochs: passes over the training requests.
       steps: stop after so many steps even if epochs remain; 0 means no such limit.
-      batch_size: labelled candidates per step.
+      batch_size: labelled candidates per step; 0 takes what suits their number, see
+        `data.pipeline.fitting_batch`.
       history: newest events of a user that the model sees.
       negatives: drawn per positive, where the source holds only positives.
       max_train_per_user: newest training targets per user, where the source is a log of events.
@@ -63,13 +64,13 @@ class Settings:
 
     epochs: int = 10
     steps: int = 0
-    batch_size: int = 2048
+    batch_size: int = 0
     history: int = 50
     negatives: int = 3
     max_train_per_user: int = 20
     seed: int = 0
     table_optimizer: str = "lazy_adam"
-    table_learning_rate: float = 3e-3
+    table_learning_rate: float = 1e-2
     optimizer: str = "adam"
     learning_rate: float = 2e-3
     schedule: Literal["linear", "constant"] = "linear"
@@ -93,12 +94,12 @@ class Settings:
                 self._require(field.name, value < _MOST, f"< {_MOST}")
             elif isinstance(value, float):
                 self._require(field.name, math.isfinite(value), "finite")
-        for name in ("epochs", "batch_size", "history", "negatives", "max_train_per_user"):
+        for name in ("epochs", "history", "negatives", "max_train_per_user"):
             self._require(name, getattr(self, name) >= 1, ">= 1")
         self._require("checkpoint_every", self.checkpoint_every >= 1, ">= 1")
         self._require("cross_rows", self.cross_rows > RESERVED_ROWS, f"> {RESERVED_ROWS}")
         self._require("cross_history", self.cross_history >= 1, ">= 1")
-        for name in ("steps", "patience", "l2", "l1", "l21", "clip_norm", "seed"):
+        for name in ("batch_size", "steps", "patience", "l2", "l1", "l21", "clip_norm", "seed"):
             self._require(name, getattr(self, name) >= 0, ">= 0")
         for name in ("table_learning_rate", "learning_rate"):
             self._require(name, getattr(self, name) > 0, "> 0")

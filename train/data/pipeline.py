@@ -25,6 +25,7 @@ from .required import NOTHING, Extra, Required, index_for, look_up
 
 _SHORTEST_BUCKET = 8
 _SMALL_TABLE = 4096
+_LARGEST_BATCH, _SMALLEST_BATCH, _STEPS_PER_EPOCH = 2048, 256, 1024
 
 
 class Step(NamedTuple):
@@ -49,7 +50,8 @@ class TrainingBatches:
 
     Args:
       dataset: where the requests come from.
-      batch_size: labelled candidates per batch; a batch holds as many whole requests as fit.
+      batch_size: labelled candidates per batch; a batch holds as many whole requests as fit. None
+        takes `fitting_batch`.
       history: newest events kept.
       negatives: drawn per positive, where the dataset samples negatives.
       seed: of order, negatives and unseen ids.
@@ -66,7 +68,7 @@ class TrainingBatches:
         self,
         dataset: Dataset,
         *,
-        batch_size: int,
+        batch_size: int | None,
         history: int,
         negatives: int = 3,
         seed: int = 0,
@@ -75,7 +77,7 @@ class TrainingBatches:
         requirements: Requirements = NOTHING_MORE,
     ):
         for name, value in (("batch_size", batch_size), ("history", history)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}.")
         if not 0 <= unseen_share < 1:
             raise ValueError(f"unseen_share must be in [0, 1), got {unseen_share}.")
@@ -93,6 +95,8 @@ class TrainingBatches:
             self._negatives = negatives
             self._untouched = draws.UntouchedItems(dataset.log)
             candidates = 1 + negatives
+        if batch_size is None:
+            batch_size = fitting_batch(len(self._requests) * candidates)
         whole = max(1, batch_size // candidates)
         self.table_sizes = {table.name: table.rows for table in dataset.schema.tables}
         self.requests_per_batch = -(-whole // multiple_of) * multiple_of
@@ -124,6 +128,18 @@ class TrainingBatches:
         return pulled_batch(
             dataset.schema, dataset.log, requests, history=self._history, extra=extra, hide=hide
         )
+
+
+def fitting_batch(candidates: int) -> int:
+    """Labelled candidates per step, where nobody chooses, for an epoch of so many.
+
+    2048, halved until an epoch has 1024 steps or a step 256 candidates. In large batches a short
+    log ends before its rows have moved far enough; in small ones a long log only takes longer.
+    """
+    size = _LARGEST_BATCH
+    while size > _SMALLEST_BATCH and candidates < _STEPS_PER_EPOCH * size:
+        size //= 2
+    return size
 
 
 def evaluation_batches(

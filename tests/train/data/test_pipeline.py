@@ -10,6 +10,7 @@ from recjax.train.data.pipeline import (
     bucket,
     evaluation_batches,
     fill_up,
+    fitting_batch,
     pulled_batch,
     whole_batch,
     with_negatives,
@@ -345,6 +346,14 @@ def test_evaluation_batches_in_order():
     np.testing.assert_array_equal(item[:40], whole["candidate"]["item"])
     assert not batches[-1]["candidate_mask"][5:].any()
     assert not batches[-1]["history_mask"][5:].any()
+
+
+def test_a_short_log_comes_in_small_batches():
+    sizes = [
+        fitting_batch(n) for n in (1, 524_287, 524_288, 1_048_576, 2_097_151, 2_097_152, 10**9)
+    ]
+    assert sizes == [256, 256, 512, 1024, 1024, 2048, 2048]
+    assert batches_of(batch_size=None).requests_per_batch == 256 // 4
 
 
 @pytest.mark.parametrize(
