@@ -140,9 +140,10 @@ def _judge(
     case: Case, best: _Overrides, train: "_Trainings", pool: ThreadPoolExecutor, seeds: int
 ) -> list[Row]:
     """Defaults and winner on the test set, and their difference seed by seed."""
-    jobs = [(overrides, seed) for seed in range(1, seeds + 1) for overrides in ({}, best)]
+    jobs = [({}, seed) for seed in range(1, seeds + 1)]
+    jobs += [(best, seed) for _, seed in jobs if best]
     found = list(pool.map(lambda job: train(case.source, *job)["test"], jobs))
-    mine, other = found[::2], found[1::2]
+    mine, other = found[:seeds], found[-seeds:]
     gain = [a - b for a, b in zip(mine, other, strict=True)]
     shown = {"defaults": mine, _winner(best): other, "defaults - searched": gain}
     return [Row.of(case.name, method, "auc", values) for method, values in shown.items()]

@@ -112,7 +112,7 @@ def _marked(possible: int, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, li
     values = np.flatnonzero(there).astype(np.int32)
     position = np.empty(possible, np.int32)
     position[values] = np.arange(len(values), dtype=np.int32)
-    return values, [position[array] for array in arrays]
+    return values, [np.asarray(position[array]) for array in arrays]
 
 
 def _sorted(total: int, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
