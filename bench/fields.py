@@ -3,10 +3,9 @@
 "co-clicks" is a planted world in which only pairs of items say anything, "popular" its control; a
 linear model with and without the cross of the two, and a mean of embeddings. "same counts" is a
 world in which everybody has equally many events: continuous features generalise, but only ids say
-who is who. "granularity" gives
- a model the item, its category, or both, on real data where they are at hand: the finer a
-field, the rarer its values are met again. "rare items" are candidates that training shows at most
-three times.
+who is who. "granularity" gives a model the item, its category, or both, on real data where they are
+at hand: the finer a field, the rarer its values are met again. "rare items" are candidates that
+training shows at most three times.
 """
 
 import functools
