@@ -166,20 +166,20 @@ def _train(job: dict[str, Any]) -> _Outcome:
         if "auc" in figures:
             other = launch.evaluate_run(folder, dataset=dataset, change=exchange_histories)
             figures["auc with others' histories"] = flat_metrics(other["test"])["auc"]
+        trained = launch.load_run(folder)
         if job["fitted"]:
-            figures |= fitted(folder, dataset)
+            figures |= fitted(trained, dataset)
         if job["scores"]:
-            _save_scores(Path(job["scores"]), folder, dataset)
+            _save_scores(Path(job["scores"]), trained, dataset)
         beside = {"the truth": truth_of(dataset)}
         if "recall@50" in figures:
-            beside = rules_of(dataset, launch.load_run(folder).saved.settings.history)
+            beside = rules_of(dataset, trained.saved.settings.history)
     figures["examples/s"] = results["train"]["examples_per_second"]
     return {"figures": figures, "beside": beside}
 
 
-def fitted(folder: Path, dataset: Dataset) -> _Figures:
+def fitted(trained: launch.Trained, dataset: Dataset) -> _Figures:
     """How well a run fits its training requests, and what it knows of what it rarely saw."""
-    trained = launch.load_run(folder)
     history = trained.saved.settings.history
     dataset = launch.prepared(dataset, trained.saved.settings)
     task, found = dataset.schema.tasks[0], {}
@@ -203,9 +203,8 @@ def fitted(folder: Path, dataset: Dataset) -> _Figures:
     return found
 
 
-def _save_scores(path: Path, folder: Path, dataset: Dataset) -> None:
+def _save_scores(path: Path, trained: launch.Trained, dataset: Dataset) -> None:
     """Score, label and user of every test candidate; of the first task."""
-    trained = launch.load_run(folder)
     dataset = launch.prepared(dataset, trained.saved.settings)
     logits = predict(
         trained.module,

@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from .row_map import KnownRows
-
 
 class DistinctCounts:
     """Distinct values of a stream, and how often each came: memory follows the distinct ones.
@@ -39,10 +37,6 @@ class DistinctCounts:
             raise ValueError(f"min_count must be >= 1, got {min_count}.")
         values, counts = self.total()
         return values[counts >= min_count]
-
-    def known_rows(self, min_count: int = 1) -> KnownRows:
-        """The vocabulary of the frequent values, where the values are signatures."""
-        return KnownRows(self.frequent(min_count).astype(np.uint64))
 
     def _merge_last(self) -> None:
         (a, times_a), (b, times_b) = self._runs[-2:]
