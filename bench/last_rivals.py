@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..train import defaults
 from ..train.data.market import slate_log
 from ..train.data.market.slates import SLATES, SlateWorld
 from ..train.rerank import train_generator
-from ..train.settings import Settings
 from ..zoo.contract import Slate
 from ..zoo.rerank import dlcm, nar, prm, seq2slate
 from ..zoo.rerank.last import Generator
@@ -63,7 +63,7 @@ def _judged(seed: int) -> dict[str, np.ndarray]:
     }
     made = {"pointer": slates.train_pointer(world, data, by, steps=REGIME.steps, seed=seed)}
     config = nar.Config(schema=data.schema)
-    settings = Settings(steps=REGIME.steps, seed=seed, table_learning_rate=3e-3)
+    settings = defaults.settings("nar", steps=REGIME.steps, seed=seed)
     stream = slates.requests_of(world, data, seed)
     variables = train_generator(config, data.log, stream, by, settings, module=nar, quiet=True)
     made["nar"] = Generator(variables, config, nar)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..train import checkpoints
+from ..train import checkpoints, defaults
 from ..train.data.dataset import Dataset
 from ..train.data.event_log import Requests
 from ..train.data.market import slate_log
@@ -67,7 +67,9 @@ WEAK = Regime(
     logs=200,
     inverse_temperature=slate_log.NARROW,
     teachers=1,
-    settings=Settings(epochs=6, batch_size=512, history=1, learning_rate=1e-3),
+    settings=Settings(
+        epochs=6, batch_size=512, history=1, learning_rate=1e-3, table_learning_rate=3e-3
+    ),
 )
 
 
@@ -158,7 +160,7 @@ def train_pointer(
     config = generator.Config(
         schema=data.schema, encoder_units=64, head_units=64, preferences=preferences
     )
-    settings = Settings(steps=steps, seed=seed, table_learning_rate=3e-3)
+    settings = defaults.settings("generator", steps=steps, seed=seed)
     stream = requests_of(world, data, seed)
     return Generator(train_generator(config, data.log, stream, by, settings, quiet=True), config)
 

@@ -55,6 +55,10 @@ DIFFERENT = {
         ["order of fields"],
     ),
     "tasks": (dataclasses.replace(SCHEMA, tasks=("buy", "click")), ["tasks"]),
+    "tasks and order": (
+        dataclasses.replace(SCHEMA, tasks=("buy", "click"), fields=SCHEMA.fields[::-1]),
+        ["order of fields", "tasks"],
+    ),
 }
 
 

@@ -21,7 +21,7 @@ PADDING_ROW = 0
 UNSEEN_ROW = 1
 RESERVED_ROWS = 2
 # A table names files in runs; a character that is no letter takes three to twelve of theirs.
-LONGEST_NAME = 200
+_LONGEST_NAME = 200
 # What a request's record holds besides fields; see `record`.
 _OF_THE_RECORD = {"context": ("time",), "history": ("time",), "user": ("history",)}
 _ORDER = "order of fields"
@@ -47,7 +47,7 @@ class Table:
     def __post_init__(self):
         _require(bool(self.name), "Table.name must not be empty.")
         _require(
-            len(quote(self.name, safe="")) <= LONGEST_NAME,
+            len(quote(self.name, safe="")) <= _LONGEST_NAME,
             f"Table.name {self.name[:20]!r}... is too long for the name of a file.",
         )
         _require(
@@ -286,8 +286,8 @@ class Schema:
         names = sorted(
             name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)
         )
-        if len(names) > 1:  # Where fields or tables differ, so does their order, at great length.
-            names = [name for name in names if name != _ORDER]
+        if sorted(mine[_ORDER]) != sorted(theirs[_ORDER]):
+            names.remove(_ORDER)  # Other fields, each named already, have no order to compare.
         return [
             f"{name}: {_shown(mine.get(name))} against {_shown(theirs.get(name))}" for name in names
         ]
