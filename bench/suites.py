@@ -8,7 +8,8 @@ from ..train import run as run_folder
 from . import results
 
 # Modules of this package, imported when they are asked for: some need more than others. Each has
-# `run(...) -> rows` and `METRICS`, the columns of its table, and may have `draw(rows, path)`.
+# `run(...) -> rows` and `METRICS`, the columns of its table, and may have `draw(rows, path)`, which
+# leaves no picture if nothing is to be seen.
 SUITES = (
     "accuracy",
     "worlds",
@@ -53,6 +54,8 @@ def run(
     print(f"\nwritten to {path}")
     if hasattr(module, "draw"):
         picture = path.with_name(f"{suite}.png")
+        picture.unlink(missing_ok=True)
         module.draw(rows, picture)
-        print(f"drawn in {picture}")
+        if picture.exists():
+            print(f"drawn in {picture}")
     return path

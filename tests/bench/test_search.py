@@ -78,6 +78,12 @@ def test_sensitivity_moves_one_setting_at_a_time(rows, tmp_path):
     assert (tmp_path / "search.png").stat().st_size > 0
 
 
+def test_no_picture_where_no_setting_was_moved(rows, tmp_path):
+    judged = [row for (_, metric), row in rows.items() if metric != search.METRICS[-1]]
+    search.draw(judged, tmp_path / "search.png")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_space_holds_the_defaults_and_names_what_exists():
     point, settings = search._defaults(), defaults.settings(search.MODEL)
     assert point["batch_size"] == settings.batch_size
