@@ -25,8 +25,11 @@ SUITES = (
 
 def run(
     suite: str, out: Path | str, *, only: list[str] | None = None, seeds: int | None = None
-) -> Path:
+) -> Path | None:
     """Runs a suite, writes `out/results.json` and its picture, prints its table.
+
+    Where nothing could be measured, the suite has said why; then there is no file, and none that
+    was there is touched.
 
     Args:
       suite: one of `SUITES`.
@@ -47,6 +50,9 @@ def run(
         raise ValueError(f"Suite {suite!r} takes no --{' or --'.join(sorted(refused))}.")
     run_folder.require_writable(Path(out))
     rows = module.run(**options)
+    if not rows:
+        print("nothing was measured, and nothing is written")
+        return None
     words = [f"recjax bench {suite}", *(f'--only "{case}"' for case in only or [])]
     words += [f"--seeds {seeds}"] if seeds is not None else []
     path = results.write(out, suite, " ".join(words), 0, rows)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from recjax.bench import gpu
+from recjax.bench import gpu, suites
 from recjax.bench.results import Row
 from recjax.kernels.dot_attention.cases import Case as Search
 from recjax.kernels.pointer_decode.cases import Case as Lists
@@ -28,9 +28,15 @@ SMALL = [
 
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU")
-def test_without_a_gpu_it_says_so():
-    with pytest.raises(ValueError, match="it needs a GPU, and JAX sees cpu"):
-        gpu.run()
+def test_without_a_gpu_it_names_what_it_leaves_out(tmp_path, capsys):
+    name = gpu.workloads()[0].name
+    assert suites.run("gpu", tmp_path, only=[name]) is None
+    said = capsys.readouterr().out
+    for part in ["roofline", name, *(f"parity of {x.name}" for x in gpu.parity_cases())]:
+        assert f"{part}: left out\n" in said
+    assert "cannot run here: it needs a GPU, and JAX sees cpu." in said
+    assert "nothing is written" in said
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("workload", SMALL, ids=lambda x: x.name)
