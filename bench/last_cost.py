@@ -31,33 +31,44 @@ ROUNDS = (1, 2, 4, 8)
 def cost(name: str, seeds: int) -> list[Row]:
     """Latency of a batch of requests against S and T, and LAST against as many draws."""
     del seeds  # Nothing is trained, and nothing is drawn that matters.
-    made, by, batch = setting(REQUESTS)
-    noise = last.seeds_of(jax.random.key(0), REQUESTS)
-    methods: dict[str, Callable[..., Any]] = {}
-    for count in STEPS:
-        config = last.Config(steps=last.both_signs(count))
-        methods[f"LAST, S = {count}" if count else "one-shot"] = functools.partial(
-            _parallel, config
-        )
-        if count:
-            methods[f"best of {count + 3} draws"] = functools.partial(_draws, count + 3)
-    for rounds in ROUNDS:
-        methods[f"LAST, serial, T = {rounds}"] = functools.partial(_serial, rounds)
-    seconds = _times({key: _call(f, made, by, batch, noise) for key, f in methods.items()})
-    rows = []
-    for method, taken in seconds.items():
-        rows += [
-            Row.of(name, method, "ms", [1e3 * t for t in taken], "ms"),
-            Row.of(name, method, "p99 ms", [1e3 * float(np.quantile(taken, 0.99))], "ms"),
-            Row.of(name, method, "requests/s", [REQUESTS / t for t in taken], "1/s"),
-        ]
+    draws = {f"best of {n + 3} draws": functools.partial(_draws, n + 3) for n in STEPS[1:]}
+    serial = {f"LAST, serial, T = {n}": functools.partial(_serial, n) for n in ROUNDS}
+    taken = seconds({**parallel(), **draws, **serial}, REQUESTS)
+    rows = latencies(name, taken, REQUESTS)
     for count in STEPS[1:]:
-        pairs = zip(
-            seconds[f"LAST, S = {count}"], seconds[f"best of {count + 3} draws"], strict=True
-        )
-        ratios = [mine / theirs for mine, theirs in pairs]
+        mine, theirs = taken[f"LAST, S = {count}"], taken[f"best of {count + 3} draws"]
+        ratios = [one / other for one, other in zip(mine, theirs, strict=True)]
         rows.append(Row.of(name, f"LAST, S = {count}", "times best of S + 3 draws", ratios))
     return rows
+
+
+def parallel() -> dict[str, Callable[..., Any]]:
+    """The one-shot slate, and LAST at ever more steps, by name."""
+    found = {}
+    for count in STEPS:
+        config = last.Config(steps=last.both_signs(count))
+        found[f"LAST, S = {count}" if count else "one-shot"] = functools.partial(_parallel, config)
+    return found
+
+
+def seconds(methods: dict[str, Callable[..., Any]], requests: int) -> dict[str, list[float]]:
+    """What each call of each method takes for so many requests."""
+    made, by, batch = setting(requests)
+    noise = last.seeds_of(jax.random.key(0), requests)
+    return _times({key: _call(f, made, by, batch, noise) for key, f in methods.items()})
+
+
+def latencies(name: str, taken: dict[str, list[float]], requests: int) -> list[Row]:
+    """Rows of each method."""
+    return [
+        row
+        for method, times in taken.items()
+        for row in (
+            Row.of(name, method, "ms", [1e3 * t for t in times], "ms"),
+            Row.of(name, method, "p99 ms", [1e3 * float(np.quantile(times, 0.99))], "ms"),
+            Row.of(name, method, "requests/s", [requests / t for t in times], "1/s"),
+        )
+    ]
 
 
 def draw(axes: Any, case: str, rows: list[Row]) -> None:
@@ -77,7 +88,7 @@ def draw(axes: Any, case: str, rows: list[Row]) -> None:
 def setting(requests: int) -> tuple[Generator, Evaluators, dict[str, Any]]:
     """A generator, one evaluator and requests of the cascade market, untrained."""
     world = SlateWorld(SLATES["cascade"], 0)
-    data = slate_log.load(world, name="slates:cascade", slates=requests)
+    data = slate_log.load(world, name="slates:cascade", slates=REQUESTS)
     start, _, end = world.preset.market.starts
     truth = world.requests(np.random.default_rng(0), requests, range(start, end))
     asked = slate_log.to_requests(world, truth, data.row_maps)

@@ -1,7 +1,8 @@
 """The peers of suite `gpu`: the same ops in PyTorch, eager and compiled.
 
 `target_attention` is written as its peers write it, with [q, k, q - k, q * k] of every pair;
-`dot_attention` is PyTorch's own.
+`dot_attention` is PyTorch's own; `pointer_decode` is a loop over the slots, which the compiler
+unrolls.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,9 @@ import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from .gpu import DEFINITION_BYTES, OPS, PEERS, Workload, main, rates, seconds_per_call, workloads
+from .gpu import PEERS, main
+from .gpu_ops import DEFINITION_BYTES, Workload, rates, seconds_per_call, workloads
+from .ops import OPS
 from .results import Row
 
 
@@ -40,9 +43,61 @@ def dot_attention(query, keys, mask, interval, table):
     return found[:, 0]
 
 
+def pointer_decode(
+    state,
+    keys,
+    context,
+    rows,
+    query,
+    query_bias,
+    score,
+    recurrent,
+    bias,
+    mask,
+    to_state,
+    to_keys,
+    to_context,
+    to_rows,
+    steps,
+    noise,
+):
+    """Log probabilities of one drawn list per step along a direction; in float32."""
+
+    def along(x, direction):
+        by = steps.float().view(1, -1, *[1] * (x.ndim - 1))
+        return x.float()[:, None] + by * direction.float()[:, None]
+
+    query, query_bias, score, recurrent, bias = (
+        x.float() for x in (query, query_bias, score, recurrent, bias)
+    )
+    hidden, keys = along(state, to_state), along(keys, to_keys)
+    context, rows = along(context, to_context), along(rows, to_rows)
+    left = mask[:, None].expand(rows.shape[:3])
+    real, gates, found = left[:, :, None], torch.zeros_like(rows[:, :, 0]), []
+    for slot in range(noise.shape[2]):
+        x_u, x_r, x_n = (gates + bias).chunk(3, dim=-1)
+        h_u, h_r, h_n = (hidden @ recurrent).chunk(3, dim=-1)
+        update = torch.sigmoid(x_u + h_u)
+        new = torch.tanh(x_n + torch.sigmoid(x_r + h_r) * h_n)
+        hidden = (1 - update) * hidden + update * new
+        asked = torch.einsum("rsh,fha->rsfa", hidden, query) + query_bias
+        liked = (torch.tanh(keys + asked[:, :, :, None]) * score[:, None]).sum(dim=-1)
+        logit = liked.mean(dim=2).masked_fill(~left, -1e30)
+        chosen = (logit + noise[:, :, slot].float()).argmax(dim=-1)
+        picked = torch.nn.functional.one_hot(chosen, left.shape[2]).bool() & left
+        logp = logit - logit.logsumexp(dim=-1, keepdim=True)
+        found.append(torch.where(picked, logp, 0.0).sum(dim=-1))
+        weight = torch.softmax(liked.masked_fill(~real, -1e30), dim=-1) * real
+        gates = torch.einsum("rsfn,rsfng->rsg", weight, context)
+        gates = gates + torch.where(picked[..., None], rows, 0.0).sum(dim=2)
+        left = left & ~picked
+    return torch.stack(found, dim=-1)
+
+
 FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
     "target_attention": target_attention,
     "dot_attention": dot_attention,
+    "pointer_decode": pointer_decode,
 }
 
 
@@ -83,7 +138,9 @@ def _once(f: Callable[..., Any], args: list[torch.Tensor], differentiate: bool) 
         out = f(*args)
         if not differentiate:
             return out
-        return out, torch.autograd.grad(out.sum(), [x for x in args if x.requires_grad])
+        # What decides a choice only, such as noise, has no gradient.
+        inputs = [x for x in args if x.requires_grad]
+        return out, torch.autograd.grad(out.sum(), inputs, allow_unused=True)
 
 
 def _wait(device: str, out: Any) -> None:

@@ -18,7 +18,9 @@ from ..zoo.contract import Model
 from ..zoo.features import RESERVED_ROWS, Field, HashedRows, Schema, Table
 
 
-def synthetic(rows: int, history: int, candidates: int = 4, items: int = 50_000) -> Dataset:
+def synthetic(
+    rows: int, history: int, candidates: int = 4, items: int = 50_000, dim: int = 16
+) -> Dataset:
     """Full histories over one table of items, of so many rows, and a small one of categories.
 
     Events name all of `items` distinct items, equally often, and these are spread over the table.
@@ -27,7 +29,7 @@ def synthetic(rows: int, history: int, candidates: int = 4, items: int = 50_000)
     events, items = 2 * history, min(items, rows - RESERVED_ROWS)
     users = max(2_000, 4 * items // events)
     schema = Schema(
-        tables=(Table(name="item", rows=rows, dim=16), Table(name="category", rows=1002, dim=16)),
+        tables=(Table(name="item", rows=rows, dim=dim), Table(name="category", rows=1002, dim=dim)),
         fields=tuple(
             Field(name=name, role=role)
             for name in ("item", "category")

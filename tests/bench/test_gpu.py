@@ -9,17 +9,18 @@ import jax
 import numpy as np
 import pytest
 
-from recjax.bench import gpu, suites
+from recjax.bench import gpu, gpu_models, gpu_ops, last_cost, suites
 from recjax.bench.results import Row
 from recjax.kernels.dot_attention.cases import Case as Search
 from recjax.kernels.pointer_decode.cases import Case as Lists
 from recjax.kernels.target_attention.cases import Case as Attention
+from recjax.train.settings import Settings
 
 SIZES = {"name": "", "batch": 2, "candidates": 3, "length": 40, "width": 8}
 SMALL = [
-    gpu.Workload("attention", "target_attention", Attention(**SIZES, units=(6, 4))),
-    gpu.Workload("search", "dot_attention", Search(**SIZES, intervals=5, interval_width=2)),
-    gpu.Workload(
+    gpu_ops.Workload("attention", "target_attention", Attention(**SIZES, units=(6, 4))),
+    gpu_ops.Workload("search", "dot_attention", Search(**SIZES, intervals=5, interval_width=2)),
+    gpu_ops.Workload(
         "lists",
         "pointer_decode",
         Lists(name="", batch=2, candidates=5, slots=3, lanes=4, width=8, units=4),
@@ -29,11 +30,10 @@ SMALL = [
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU")
 def test_without_a_gpu_it_names_what_it_leaves_out(tmp_path, capsys):
-    name = gpu.workloads()[0].name
-    assert suites.run("gpu", tmp_path, only=[name]) is None
+    assert suites.run("gpu", tmp_path) is None
     said = capsys.readouterr().out
-    for part in ["roofline", name, *(f"parity of {x.name}" for x in gpu.parity_cases())]:
-        assert f"{part}: left out\n" in said
+    for part in gpu.all_parts():
+        assert f"{part.name}: left out\n" in said
     assert "cannot run here: it needs a GPU, and JAX sees cpu." in said
     assert "nothing is written" in said
     assert not list(tmp_path.iterdir())
@@ -41,23 +41,23 @@ def test_without_a_gpu_it_names_what_it_leaves_out(tmp_path, capsys):
 
 @pytest.mark.parametrize("workload", SMALL, ids=lambda x: x.name)
 def test_parity_of_what_is_right(workload):
-    rows = gpu.parity(workload, gpu.OPS[workload.op].plain)
+    rows = gpu_ops.parity(workload, gpu_ops.OPS[workload.op].plain)
     assert {row.method for row in rows} == {"float32", "float32 by TF32", "bfloat16"}
-    assert {row.metric for row in rows} == set(gpu.METRICS[5:])
-    assert not any(map(gpu.too_far, rows))
+    assert {row.metric for row in rows} == set(gpu.METRICS[-4:])
+    assert not any(map(gpu_ops.too_far, rows))
 
 
 @pytest.mark.parametrize("factor", [1.5, np.nan])
 def test_parity_of_what_is_wrong(factor, monkeypatch):
-    right = gpu.OPS["dot_attention"]
+    right = gpu_ops.OPS["dot_attention"]
 
     def run(*args, implementation):
         out = right.run(*args, implementation="chunked")
         return out * factor if implementation == "reference" else out
 
-    monkeypatch.setitem(gpu.OPS, "dot_attention", dataclasses.replace(right, run=run))
-    rows = gpu.parity(SMALL[1], "reference")
-    assert all(map(gpu.too_far, rows))
+    monkeypatch.setitem(gpu_ops.OPS, "dot_attention", dataclasses.replace(right, run=run))
+    rows = gpu_ops.parity(SMALL[1], "reference")
+    assert all(map(gpu_ops.too_far, rows))
     json.dumps([dataclasses.asdict(row) for row in rows], allow_nan=False)
 
 
@@ -65,10 +65,10 @@ def test_a_wrong_leaf_is_seen_whatever_the_others_are():
     right = [np.ones(3), np.ones(3), np.full(3, 100.0), np.full(3, 10.0)]
     for i in range(4):
         wrong = [x * (1.01 if i == j else 1.0) for j, x in enumerate(right)]
-        for measure in (gpu.units_off, gpu.relative_error):
-            assert gpu.worst_leaf(measure, wrong, right, 1e-3) > 1
+        for measure in (gpu_ops.units_off, gpu_ops.relative_error):
+            assert gpu_ops.worst_leaf(measure, wrong, right, 1e-3) > 1
             spoilt = [x * np.nan if i == j else x for j, x in enumerate(right)]
-            assert gpu.worst_leaf(measure, spoilt, right, 1e-3) == gpu.FAR
+            assert gpu_ops.worst_leaf(measure, spoilt, right, 1e-3) == gpu_ops.FAR
 
 
 def test_a_lost_tile_is_seen_though_no_number_is_far_off():
@@ -77,24 +77,58 @@ def test_a_lost_tile_is_seen_though_no_number_is_far_off():
     rows = [
         Row.of("case", "bfloat16", metric, [measure(wrong, right, 2.0**-7)])
         for metric, measure in (
-            ("units off", gpu.units_off),
-            ("relative error", gpu.relative_error),
+            ("units off", gpu_ops.units_off),
+            ("relative error", gpu_ops.relative_error),
         )
     ]
-    assert [gpu.too_far(row) for row in rows] == [False, True]
+    assert [gpu_ops.too_far(row) for row in rows] == [False, True]
 
 
 @pytest.mark.parametrize("workload", SMALL, ids=lambda x: x.name)
 def test_times_and_rates(workload, capsys, monkeypatch):
-    monkeypatch.setattr(gpu, "SECONDS_PER_REPEAT", 0.0)
-    plain = gpu.OPS[workload.op].plain
-    seconds = gpu.times(workload, ("triton", plain))
+    monkeypatch.setattr(gpu_ops, "SECONDS_PER_REPEAT", 0.0)
+    plain = gpu_ops.OPS[workload.op].plain
+    seconds = gpu_ops.times(workload, ("triton", plain))
     assert not seconds["triton"] and "triton, forward: left out" in capsys.readouterr().out
-    roof = gpu.roofline(side=64, numbers=1000)
-    rows = gpu.rates(workload, plain, seconds[plain], roof)
+    roof = gpu_ops.roofline(side=64, numbers=1000)
+    rows = gpu_ops.rates(workload, plain, seconds[plain], roof)
     assert {row.metric for row in rows} == set(gpu.METRICS[:5])
     assert all(row.value > 0 for row in rows)
-    assert gpu.rates(workload, "triton", seconds["triton"], roof) == []
+    assert gpu_ops.rates(workload, "triton", seconds["triton"], roof) == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "values", "said"),
+    [
+        ({"a"}, [("a", 1.0)], "parity: all within limits"),
+        ({"a"}, [("a", 99.0)], "parity: OFF: a, float32, units off"),
+        ({"a", "b"}, [("a", 1.0)], "parity: not measured: b"),
+        (set(), [], "parity: not asked for"),
+    ],
+)
+def test_the_verdict_never_says_more_than_was_measured(wanted, values, said):
+    rows = [Row.of(case, "float32", "units off", [value]) for case, value in values]
+    assert gpu.verdict(wanted, rows) == said
+
+
+def test_whole_models(monkeypatch):
+    monkeypatch.setattr(gpu_models, "SETTINGS", Settings(batch_size=8, history=4))
+    monkeypatch.setattr(gpu_models, "STEPS", 1)
+    monkeypatch.setattr(gpu_models, "READY", 1)
+    sizes = {"attention_units": (4,), "tower_units": (4,)}
+    rows = gpu_models.din_training("din", sizes=sizes, items=100)
+    assert {row.method for row in rows} == {"din", "din, the step alone"}
+    # Compiling them is left to the suite `last`.
+    taken = [*np.full(95, 0.01), *np.full(5, 0.05)]
+    monkeypatch.setattr(
+        last_cost, "seconds", lambda methods, requests: dict.fromkeys(methods, taken)
+    )
+    rows += gpu_models.last_latency("last", requests=2)
+    found = {(row.method, row.metric): row.value for row in rows}
+    assert found["one-shot", "ms"] == pytest.approx(10)
+    assert found["LAST, S = 32", "p99 ms"] == pytest.approx(50)
+    assert found["LAST, S = 32", "requests/s"] == pytest.approx(200)
+    assert {row.metric for row in rows} <= set(gpu.METRICS)
 
 
 WORKER = """

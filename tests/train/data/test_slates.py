@@ -171,6 +171,11 @@ def test_a_log_of_slates():
     assert not {"base", "conversion"} & {field.name for field in data.schema.fields}
 
 
+def test_a_log_has_slates_to_validate():
+    with pytest.raises(ValueError, match="slates must be >= 10, got 9"):
+        slate_log.load(world_of(), name="slates", slates=9)
+
+
 def test_signals_are_what_liking_is_made_of():
     world = world_of()
     requests = asked(world, 30)

@@ -51,7 +51,12 @@ def load(
         could have been, in upstream order, for re-rankers: what was not shown weighs 0.
 
     Purchases count in training if they had arrived when the training rounds ended.
+
+    Raises:
+      ValueError: fewer than 10 slates, which leave none to validate.
     """
+    if slates < 10:
+        raise ValueError(f"slates must be >= 10, got {slates}.")
     train, validation, test = world.preset.market.starts
     ends = (validation, test, world.preset.market.rounds)
     rounds = [range(a, b) for a, b in zip((train, validation, test), ends, strict=True)]
