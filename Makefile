@@ -62,6 +62,11 @@ results: $(READY) $(PARITY)/.ready  ## the tables of the README, made anew (some
 	$(BIN)/recjax bench worlds --out bench/results/worlds
 	$(BIN)/recjax bench pipeline --out bench/results/pipeline
 	$(BIN)/recjax bench kernels --out bench/results/kernels
+	$(BIN)/recjax bench fields --out bench/results/fields
+	$(BIN)/recjax bench search --only "MovieLens 100K" --out bench/results/search/movielens-100k
+	$(BIN)/recjax bench search --only "Amazon Beauty" --out bench/results/search/beauty
+	$(BIN)/recjax bench search --only market --out bench/results/search/market
+	$(BIN)/recjax bench search --only "market, one taste" --out bench/results/search/one-taste
 	for case in strong weak drift preferences cost; do \
 		$(BIN)/recjax bench last --only $$case --out bench/results/last/$$case; done
 	$(BIN)/recjax bench last --only "no context" --out bench/results/last/no-context
