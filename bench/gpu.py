@@ -5,9 +5,10 @@ is one, and the definition in JAX (`gpu_ops`); then whole models (`gpu_models`);
 PyTorch, eager and compiled, where that is installed (`torch_peer`). What `docs/gpu.md` predicts is
 to be held against this.
 
-Needs JAX, Flax, Optax, jaxtyping and jax-triton. Each part runs in a process that may fail or be
-ended alone (`python -m recjax.bench.gpu PART ...` prints its rows), and the whole ends within eight
-minutes: what has not been measured by then is named.
+Needs JAX, Flax, Optax, jaxtyping and jax-triton; whole models need all that recjax needs, and are
+left out without. Each part runs in a process that may fail or be ended alone (`python -m
+recjax.bench.gpu PART ...` prints its rows), and the whole ends within eight minutes: what has not
+been measured by then is named.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ from typing import Any
 import jax
 
 from ..kernels._triton import missing
-from . import gpu_models, gpu_ops
+from . import gpu_ops
 from .cases import choose
 from .results import Row
 
@@ -71,11 +72,19 @@ def all_parts() -> list[Part]:
     for x in gpu_ops.workloads():
         found.append(Part(x.name, functools.partial(gpu_ops.timed, x), peers=True))
     models = {
-        "DIN's training, BARS's size": gpu_models.din_training,
-        "LAST's latency, 1 request": functools.partial(gpu_models.last_latency, requests=1),
-        "LAST's latency, 64 requests": functools.partial(gpu_models.last_latency, requests=64),
+        "DIN's training, BARS's size": ("din_training", {}),
+        "LAST's latency, 1 request": ("last_latency", {"requests": 1}),
+        "LAST's latency, 64 requests": ("last_latency", {"requests": 64}),
     }
-    return found + [Part(name, functools.partial(f, name)) for name, f in models.items()]
+    for name, (function, options) in models.items():
+        found.append(Part(name, functools.partial(_of_model, function, name, options)))
+    return found
+
+
+def _of_model(function: str, name: str, options: dict[str, Any]) -> list[Row]:
+    from . import gpu_models  # Needs all our libraries, which the other parts do not.
+
+    return getattr(gpu_models, function)(name, **options)
 
 
 def run(only: list[str] | None = None) -> list[Row]:
