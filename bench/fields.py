@@ -76,8 +76,10 @@ def draw(rows: list[Row], path: Path) -> None:
             label = f"{name.removeprefix('granularity, ')}, {metric}"
             axes.plot(*zip(*points, strict=True), marker, label=label)
             for method, point in zip(found, points, strict=True):
-                axes.annotate(method, point, fontsize=7)
+                axes.annotate(method, point, (6, -2), textcoords="offset points", fontsize=7)
+    if not axes.has_data():
+        return
     axes.set(xlabel="hit rate of the finest field", ylabel="AUC")
-    if axes.has_data():
-        axes.legend(fontsize=8)
+    axes.margins(x=0.2)  # Room for the names.
+    axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
