@@ -1,13 +1,10 @@
 """Suite `pipeline`: does the cost of a step follow the batch and not the tables?
 
-On a synthetic log: batch assembly alone, by the thread that asks and by others ahead of it (as
-accelerators have it); the time of whole training steps with tables of 100 thousand to 10 million
-rows that name the same number of distinct ids; and each run's peak memory beyond its tables and
-their optimiser state. Every table size runs in a process of its own.
+On a synthetic log: batch assembly alone, the time of whole training steps with tables of 100
+thousand to 10 million rows that name the same number of distinct ids, and each run's peak memory
+beyond its tables and their optimiser state. Every table size runs in a process of its own.
 """
 
-from collections.abc import Callable
-import dataclasses
 import json
 import resource
 import statistics
@@ -23,7 +20,6 @@ from ..train.data.pipeline import TrainingBatches
 from ..train.defaults import model_config
 from ..train.settings import Settings
 from ..train.step import initial_state
-from .cases import choose
 from .results import Row
 from .workload import step_times, synthetic
 
@@ -38,44 +34,12 @@ SIZES = (100_000, 1_000_000, 10_000_000)
 MODELS = ("mlp", "din")
 REPEATS = 5
 STEPS = 20
-THREADS = {"pipeline": 0, "pipeline, one thread ahead": 1, "pipeline, two threads ahead": 2}
 _BATCH, _HISTORY = 1024, 100
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A part of the suite by name."""
-
-    name: str
-    run: Callable[[str], list[Row]]
-
-
-def run(only: list[str] | None = None) -> list[Row]:
-    """Rows of the cases of these names; of all by default."""
-    return [row for case in choose(CASES, only) for row in case.run(case.name)]
-
-
-def assembly(name: str) -> list[Row]:
-    """Labelled candidates per second, from the log alone, renaming of ids included."""
-    data = synthetic(SIZES[1], _HISTORY)
-    batches = TrainingBatches(data, batch_size=_BATCH, history=_HISTORY)
-    speeds: dict[str, list[float]] = {method: [] for method in THREADS}
-    for repeat in range(REPEATS):
-        for method, found in speeds.items():
-            started, examples = time.perf_counter(), 0
-            made = batches.epoch(repeat, threads=THREADS[method])
-            for step, (batch, _) in enumerate(made):
-                examples += int(batch["candidate_mask"].sum())
-                if step == 4 * STEPS:
-                    break
-            found.append(examples / (time.perf_counter() - started))
-    return [Row.of(name, method, "examples/s", found, "1/s") for method, found in speeds.items()]
-
-
-def table_sizes(name: str) -> list[Row]:
-    """Steps with tables of every size; each is a case of the results."""
-    del name
-    rows = []
+def run() -> list[Row]:
+    """Rows of the suite."""
+    rows = [Row.of("batch assembly, history 100", "pipeline", "examples/s", assembly(), "1/s")]
     runs = [(model, size) for size in SIZES for model in MODELS]
     found: dict[tuple[str, int], list[dict[str, float]]] = {key: [] for key in runs}
     for _ in range(REPEATS):
@@ -96,6 +60,21 @@ def table_sizes(name: str) -> list[Row]:
     return rows
 
 
+def assembly() -> list[float]:
+    """Labelled candidates per second, from the log alone, renaming of ids included."""
+    data = synthetic(SIZES[1], _HISTORY)
+    batches = TrainingBatches(data, batch_size=_BATCH, history=_HISTORY)
+    speeds = []
+    for repeat in range(REPEATS):
+        started, examples = time.perf_counter(), 0
+        for step, (batch, _) in enumerate(batches.epoch(repeat)):
+            examples += int(batch["candidate_mask"].sum())
+            if step == 4 * STEPS:
+                break
+        speeds.append(examples / (time.perf_counter() - started))
+    return speeds
+
+
 def measure(model: str, rows: int) -> dict[str, float]:
     """Median milliseconds per step, and MiB of tables with state, and of the peak beyond them."""
     before = _peak_mib()
@@ -110,9 +89,6 @@ def measure(model: str, rows: int) -> dict[str, float]:
         "held": held,
         "extra": _peak_mib() - before - held,
     }
-
-
-CASES = (Case("batch assembly, history 100", assembly), Case("tables", table_sizes))
 
 
 def _peak_mib() -> float:

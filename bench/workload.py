@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..train.data.ahead import default_threads
 from ..train.data.dataset import Dataset
 from ..train.data.event_log import EventLog, Requests
 from ..train.data.pipeline import Step, TrainingBatches
@@ -74,7 +73,7 @@ def batches(module: Model, config: Any, settings: Settings, data: Dataset) -> It
         batch_size=settings.batch_size,
         history=settings.history,
         requirements=module.requirements(config),
-    ).epoch(0, threads=default_threads())
+    ).epoch(0)
 
 
 def step_times(
@@ -88,7 +87,7 @@ def step_times(
 ) -> list[float]:
     """Seconds of each of `steps` steps, batch assembly included, after as many to warm up.
 
-    As in `train.loop`, batches are assembled while steps run, and freed memory stays.
+    As in `train.loop`, a batch is assembled while the step before it runs, and freed memory stays.
     """
     keep_freed_memory()
     if devices == 1:

@@ -17,7 +17,6 @@ import numpy as np
 
 from ..zoo.contract import Batch, Model
 from . import checkpoints, run
-from .data.ahead import default_threads
 from .data.dataset import Dataset
 from .data.deduplicate import Pulled
 from .data.pipeline import TrainingBatches
@@ -183,8 +182,7 @@ class _Trainer:
         """The rest of this epoch, or of the steps; checkpoints on the way."""
         started, compiled_before = time.perf_counter(), position.compile_seconds
         loss = np.float32(position.loss_sum)
-        batches = self._batches.epoch(position.epoch, position.index, threads=default_threads())
-        for batch, pulled in batches:
+        for batch, pulled in self._batches.epoch(position.epoch, position.index):
             position.examples += int(batch["candidate_mask"].sum())
             terms = self._step(batch, pulled, position)
             loss = loss + terms["loss"]

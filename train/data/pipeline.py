@@ -18,7 +18,6 @@ from ...zoo.features import ROLES, UNSEEN_ROW, Field, Schema
 from ...zoo.features.cross import cross
 from ...zoo.features.record import or_unseen
 from . import draws
-from .ahead import ahead
 from .dataset import Dataset
 from .deduplicate import Pulled, deduplicate, distinct, padded_size
 from .event_log import EventLog, Requests
@@ -106,15 +105,12 @@ class TrainingBatches:
         """Batches per epoch; the last one is filled up with empty requests."""
         return -(-len(self._requests) // self.requests_per_batch)
 
-    def epoch(self, epoch: int, start: int = 0, *, threads: int = 0) -> Iterator[Step]:
-        """The batches `start, start + 1, ...` of an epoch, the same for any number of threads."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Step]:
+        """The batches `start, start + 1, ...` of an epoch."""
         order = draws.permutation(len(self._requests), self._seed, epoch)
         size = self.requests_per_batch
-
-        def step(index: int) -> Step:
-            return self._step(epoch, index, order[index * size : (index + 1) * size])
-
-        yield from ahead(step, range(start, len(self)), threads)
+        for index in range(start, len(self)):
+            yield self._step(epoch, index, order[index * size : (index + 1) * size])
 
     def _step(self, epoch: int, index: int, example: np.ndarray) -> Step:
         dataset, address = self._dataset, (self._seed, epoch, index)

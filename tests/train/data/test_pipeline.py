@@ -196,15 +196,6 @@ def test_epochs_resume_anywhere():
             assert_same(actual.pulled._asdict(), expected.pulled._asdict())
 
 
-@pytest.mark.parametrize("threads", [1, 3, 100])
-def test_threads_change_nothing(threads):
-    batches = batches_of(unseen_share=0.2)
-    expected, actual = batches.epoch(3, 1), batches.epoch(3, 1, threads=threads)
-    for one, other in zip(actual, expected, strict=True):
-        assert_same(one.batch, other.batch)
-        assert_same(one.pulled._asdict(), other.pulled._asdict())
-
-
 def items_of(batches, epoch):
     return np.concatenate([unpulled(step)["candidate"]["item"] for step in batches.epoch(epoch)])
 
