@@ -57,11 +57,10 @@ MISSING = "what is missing"
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What is measured in one go; `peers` where PyTorch does it too."""
+    """What is measured in one go."""
 
     name: str
     run: Callable[[], list[Row]]
-    peers: bool = False
 
 
 def all_parts() -> list[Part]:
@@ -70,7 +69,7 @@ def all_parts() -> list[Part]:
     for x in gpu_ops.parity_cases():
         found.append(Part(x.name, functools.partial(gpu_ops.parity, x, "triton")))
     for x in gpu_ops.workloads():
-        found.append(Part(x.name, functools.partial(gpu_ops.timed, x), peers=True))
+        found.append(Part(x.name, functools.partial(gpu_ops.timed, x)))
     models = {
         "DIN's training, BARS's size": ("din_training", {}),
         "LAST's latency, 1 request": ("last_latency", {"requests": 1}),
@@ -93,10 +92,9 @@ def run(only: list[str] | None = None) -> list[Row]:
     Without a GPU, or without jax-triton, it names what it leaves out, and why; then there are no
     rows.
     """
-    chosen = choose(all_parts(), only)
-    parts = [part.name for part in chosen]
+    parts = [part.name for part in choose(all_parts(), only)]
     if importlib.util.find_spec("torch") is not None:
-        parts += [f"{PEERS}: {part.name}" for part in chosen if part.peers]
+        parts += [f"{PEERS}: {x.name}" for x in gpu_ops.workloads() if x.name in parts]
     deadline = time.monotonic() + BUDGET_S
     # Not here: a process that has used the GPU keeps its memory.
     (_, reasons), *_ = [*in_processes([MISSING], deadline), (MISSING, ["JAX cannot be started"])]

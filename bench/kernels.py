@@ -6,12 +6,10 @@ took. "units off" is the error against float64 NumPy in units of float32, on one
 case and, in ops that take candidates one by one, at most four of them. Implementations alternate.
 """
 
-from collections.abc import Callable
 import dataclasses
 import functools
 from pathlib import Path
 import statistics
-import time
 from typing import Any
 
 import jax
@@ -21,6 +19,7 @@ import numpy as np
 from .cases import choose
 from .ops import OPS, Op
 from .results import Row
+from .timing import in_turns
 
 METRICS = ["ms", "GFLOP/s", "GB/s", "share of roofline", "units off"]
 REPEATS = 5
@@ -74,8 +73,9 @@ def roofline() -> Roofline:
     matrix = jnp.ones((2048, 2048))
     long = jnp.zeros(2**26)
     product, copy = jax.jit(lambda x: x @ x), jax.jit(lambda x: x + 1)
-    flops = [2 * 2048**3 / t for t in _times([functools.partial(product, matrix)])[0]]
-    return Roofline(flops, [8 * 2**26 / t for t in _times([functools.partial(copy, long)])[0]])
+    products = in_turns([functools.partial(product, matrix)], REPEATS)[0]
+    copies = in_turns([functools.partial(copy, long)], REPEATS)[0]
+    return Roofline([2 * 2048**3 / t for t in products], [8 * 2**26 / t for t in copies])
 
 
 def draw(rows: list[Row], path: Path) -> None:
@@ -113,19 +113,6 @@ def _methods(rows: list[Row]) -> list[str]:
     return list(dict.fromkeys(row.method for row in rows if row.metric == "ms"))
 
 
-def _times(functions: list[Callable[[], Any]]) -> list[list[float]]:
-    """Seconds of several calls each, taken in turns, after one to compile."""
-    for f in functions:
-        jax.block_until_ready(f())
-    seconds: list[list[float]] = [[] for _ in functions]
-    for _ in range(REPEATS):
-        for f, taken in zip(functions, seconds, strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(f())
-            taken.append(time.perf_counter() - start)
-    return seconds
-
-
 def _measure(workload: Workload, roof: Roofline) -> list[Row]:
     op, case = workload.op, workload.case
     inputs = case.inputs()
@@ -148,7 +135,7 @@ def _measure(workload: Workload, roof: Roofline) -> list[Row]:
         calls.append(functools.partial(f, *inputs))
         errors.append(op.units_off(case, few, out, float(np.finfo("float32").eps)))
     rows = []
-    for name, seconds, error in zip(names, _times(calls), errors, strict=True):
+    for name, seconds, error in zip(names, in_turns(calls, REPEATS), errors, strict=True):
         row = functools.partial(Row.of, workload.name, name)
         rows += [
             row("ms", [1e3 * t for t in seconds], "ms"),

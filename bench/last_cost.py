@@ -7,7 +7,6 @@ compiled call.
 
 from collections.abc import Callable
 import functools
-import time
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ from ..zoo.rerank import evaluator, generator, last
 from ..zoo.rerank.last import Generator
 from ..zoo.rerank.rewards import Evaluators
 from .results import Row
+from .timing import in_turns
 
 REQUESTS = 64
 REPEATS = 100
@@ -31,9 +31,14 @@ ROUNDS = (1, 2, 4, 8)
 def cost(name: str, seeds: int) -> list[Row]:
     """Latency of a batch of requests against S and T, and LAST against as many draws."""
     del seeds  # Nothing is trained, and nothing is drawn that matters.
-    draws = {f"best of {n + 3} draws": functools.partial(_draws, n + 3) for n in STEPS[1:]}
-    serial = {f"LAST, serial, T = {n}": functools.partial(_serial, n) for n in ROUNDS}
-    taken = seconds({**parallel(), **draws, **serial}, REQUESTS)
+    methods: dict[str, Callable[..., Any]] = {}
+    for count, (method, run) in zip(STEPS, parallel().items(), strict=True):
+        methods[method] = run
+        if count:  # Next to it, as the two are compared.
+            methods[f"best of {count + 3} draws"] = functools.partial(_draws, count + 3)
+    for rounds in ROUNDS:
+        methods[f"LAST, serial, T = {rounds}"] = functools.partial(_serial, rounds)
+    taken = seconds(methods, REQUESTS)
     rows = latencies(name, taken, REQUESTS)
     for count in STEPS[1:]:
         mine, theirs = taken[f"LAST, S = {count}"], taken[f"best of {count + 3} draws"]
@@ -52,10 +57,11 @@ def parallel() -> dict[str, Callable[..., Any]]:
 
 
 def seconds(methods: dict[str, Callable[..., Any]], requests: int) -> dict[str, list[float]]:
-    """What each call of each method takes for so many requests."""
+    """What calls of each method take for so many requests: in turns, after one to compile."""
     made, by, batch = setting(requests)
     noise = last.seeds_of(jax.random.key(0), requests)
-    return _times({key: _call(f, made, by, batch, noise) for key, f in methods.items()})
+    calls = [_call(f, made, by, batch, noise) for f in methods.values()]
+    return dict(zip(methods, in_turns(calls, REPEATS), strict=True))
 
 
 def latencies(name: str, taken: dict[str, list[float]], requests: int) -> list[Row]:
@@ -118,16 +124,3 @@ def _call(method, made, by, batch, seeds):
         return method(mine, by._replace(variables=judges), batch, seeds).order
 
     return functools.partial(jax.jit(run), made.variables, list(by.variables), batch, seeds)
-
-
-def _times(calls: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
-    """Seconds of several calls each, in turns, after one to compile."""
-    for call in calls.values():
-        jax.block_until_ready(call())
-    seconds: dict[str, list[float]] = {key: [] for key in calls}
-    for _ in range(REPEATS):
-        for key, call in calls.items():
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            seconds[key].append(time.perf_counter() - start)
-    return seconds
