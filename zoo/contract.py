@@ -33,6 +33,8 @@ and, where `requirements(config)` asks for them (the fields are those that stand
                                          negatives shared by the batch, fields of items only, and
                                          the log of how many times S draws hold the item on
                                          average
+    sampled_mask (B, S)                  which of them had appeared when the request was made; all,
+                                         if it is absent
     preference (B, K)                    how much each of K objectives counts for the request
     slate {"order", "advantage": (B, M)} what a generator drew, and what each slot of it gained
 
@@ -79,6 +81,7 @@ _FOR_LOSSES = (
     "history_negative",
     "sampled",
     "sampled_log_q",
+    "sampled_mask",
     "candidate_log_q",
     "slate",
 )

@@ -40,9 +40,9 @@ from .embeddings import (
 )
 from .features import Schema
 from .retrieval import (
-    accidental_hits,
     identity_field,
     identity_schema,
+    left_out_draws,
     nearest_interest,
     sampled_softmax_loss,
 )
@@ -120,7 +120,7 @@ def loss(
     users, _ = user_vectors(variables, config, batch)
     items = item_vectors(variables, config, batch["candidate"])
     sampled = item_vectors(variables, config, batch["sampled"])
-    hit, task = accidental_hits(config.schema, batch), config.schema.tasks[0]
+    hit, task = left_out_draws(config.schema, batch), config.schema.tasks[0]
     positive = jnp.einsum("bkd,bcd->bc", users, items)
     negative = jnp.broadcast_to(jnp.einsum("bkd,sd->bks", users, sampled), hit.shape)
     value = sampled_softmax_loss(positive, negative, hit, batch, task, axis_name)

@@ -47,8 +47,8 @@ from .embeddings import (
 from .features import Field, Schema
 from .retrieval import (
     NEVER,
-    accidental_hits,
     identity_field,
+    left_out_draws,
     nearest_interest,
     sampled_softmax_loss,
 )
@@ -160,7 +160,7 @@ def loss(
         key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
     scores = MIND(config).apply(variables, batch, method="training_scores", rngs={"dropout": key})
     positive, negative = cast(tuple, scores)
-    hit, task = accidental_hits(config.schema, batch), config.schema.tasks[0]
+    hit, task = left_out_draws(config.schema, batch), config.schema.tasks[0]
     value = sampled_softmax_loss(positive, negative, hit, batch, task, axis_name)
     return value, Aux({}, {"sampled_softmax": value})
 

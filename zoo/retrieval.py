@@ -8,7 +8,8 @@ ACL 2015, https://arxiv.org/abs/1412.2007):
 
     loss = -log [ exp(s_i - log Q(i)) / (exp(s_i - log Q(i)) + sum_{j != i} exp(s_j - log Q(j))) ]
 
-A draw that is the candidate itself is an accidental hit and left out of the sum.
+A draw that is the candidate itself is an accidental hit and left out of the sum, as is one that had
+not appeared when the request was made.
 Shapes: `B` requests, `L` events, `C` candidates, `K` interests, `S` shared draws, `D` width.
 """
 
@@ -59,10 +60,17 @@ def identity_schema(schema: Schema) -> Schema:
     return dataclasses.replace(schema, fields=tuple(f for f in schema.fields if f.name == name))
 
 
-def accidental_hits(schema: Schema, batch: Batch) -> Bool[Array, "B C S"]:
-    """Which draws are the candidate itself."""
+def left_out_draws(schema: Schema, batch: Batch) -> Bool[Array, "B C S"]:
+    """Which draws do not count: the candidate itself, and items that had not yet appeared."""
     name = identity_field(schema).name
-    return batch["candidate"][name][..., None] == batch["sampled"][name][None, None]
+    hit = batch["candidate"][name][..., None] == batch["sampled"][name][None, None]
+    return hit | ~appeared(batch)[:, None]
+
+
+def appeared(batch: Batch) -> Bool[Array, "B S"]:
+    """Which shared draws had appeared when each request was made."""
+    draws = jax.tree.leaves(batch["sampled"])[0].shape[0]
+    return batch.get("sampled_mask", jnp.ones((batch["candidate_mask"].shape[0], draws), bool))
 
 
 def sampled_softmax_loss(

@@ -12,7 +12,7 @@ from recjax.train.retrieval import top_items
 from recjax.zoo import MODELS
 from recjax.zoo.features import Field, Schema, Table, example_batch
 from recjax.zoo.retrieval import (
-    accidental_hits,
+    left_out_draws,
     identity_field,
     mean_over_positives,
     nearest_interest,
@@ -141,7 +141,7 @@ def test_hits_compare_the_first_id_of_items():
         "sampled": {"item": jnp.array([7, 5, 7]), "price": jnp.zeros(3)},
     }
     yes, no = [True, False, True], [False] * 3
-    assert accidental_hits(SCHEMA, batch).tolist() == [[yes, no], [no, yes]]
+    assert left_out_draws(SCHEMA, batch).tolist() == [[yes, no], [no, yes]]
     fields = tuple(f for f in SCHEMA.fields if f.name != "item")
     with pytest.raises(ValueError, match=r"needs an id field .* got \['price'\]"):
         identity_field(Schema(tables=SCHEMA.tables, fields=fields))

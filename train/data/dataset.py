@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from ...zoo.features import RowMap, Schema
+from .draws import NEVER, Catalogue
+from .errors import DataError
 from .event_log import EventLog, Requests
 
 
@@ -26,6 +28,9 @@ class Dataset:
       truth: what a simulated world knows and a log does not, e.g. `truth["test"]["click"]`
         (R, C), the true click probabilities of the test requests; empty for real data.
       facts: counts worth printing.
+      appeared: (N,) int64, the time at which each item of the log appeared, for all that training
+        knows; `draws.NEVER` for items that only validation and test hold, which are never drawn as
+        negatives. None computes it from the requests of training, see `appearances`.
       complete: adds the columns that depend on which candidates a request has, once they are
         drawn, to training requests of a log of interactions; see `statistics`.
     """
@@ -41,7 +46,33 @@ class Dataset:
     segments: dict[str, dict[int, str]] = dataclasses.field(default_factory=dict)
     truth: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    appeared: np.ndarray | None = None
     complete: Callable[[Requests], Requests] = lambda requests: requests
+
+    def appearances(self) -> np.ndarray:
+        """(N,) when each item first stood in an event that training may see; `draws.NEVER` else.
+
+        Training sees the histories of its requests, and their candidates.
+        """
+        if self.appeared is not None:
+            return self.appeared
+        log, train = self.log, self.train
+        seen_until = np.zeros(log.num_users, np.int64)
+        np.maximum.at(seen_until, train.user, train.cut)
+        event = np.arange(log.num_events) - np.repeat(log.offsets[:-1], log.lengths())
+        visible = event < np.repeat(seen_until, log.lengths())
+        appeared = np.full(log.num_items, NEVER)
+        np.minimum.at(appeared, log.item[visible], log.time[visible])
+        row, column = np.nonzero(train.candidate >= 0)
+        np.minimum.at(appeared, train.candidate[row, column], train.time[row])
+        return appeared
+
+    def catalogue(self) -> Catalogue:
+        """From which training draws negatives. Raises DataError if training knows no item."""
+        try:
+            return Catalogue(self.appearances(), has_clock=self.log.has_clock)
+        except ValueError as error:
+            raise DataError(f"{self.name}: {error}") from error
 
     def without(self, names: Sequence[str]) -> "Dataset":
         """The data set without some fields, `name` or `role.name`, and the tables only they read.

@@ -4,7 +4,8 @@ Training can then resume anywhere, and two processes that draw for different exa
 orders and negatives, which NumPy's sequential generators would tie to the order of asking.
 """
 
-from collections.abc import Callable
+import dataclasses
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +15,11 @@ from .event_log import EventLog
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _AT_ONCE = 2**20
+# Draws that hit a touched item this often are made from the explicit complement instead.
+_ROUNDS = 64
+_COMPLEMENT_CELLS = 2**22
+# When an item appeared that training never sees.
+NEVER = np.iinfo(np.int64).max
 
 
 def bits(*address: int | np.ndarray) -> np.ndarray:
@@ -35,7 +41,12 @@ def below(limit: int, *address: int | np.ndarray) -> np.ndarray:
 
 def uniform(*address: int | np.ndarray) -> np.ndarray:
     """float64 numbers in [0, 1)."""
-    return (bits(*address) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return as_uniform(bits(*address))
+
+
+def as_uniform(noise: np.ndarray) -> np.ndarray:
+    """float64 numbers in [0, 1) of uint64 noise."""
+    return (noise >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def permutation(size: int, *address: int) -> np.ndarray:
@@ -48,8 +59,88 @@ def permutation(size: int, *address: int) -> np.ndarray:
     return np.argsort(noise, kind="stable")
 
 
+@runtime_checkable
+class Proposal(Protocol):
+    """A distribution over items, from which those that must not be drawn are then taken out."""
+
+    @property
+    def items(self) -> np.ndarray:
+        """(N,) int32, the items that may be drawn at all."""
+        ...
+
+    def weight(self, time: np.ndarray | None) -> np.ndarray:
+        """(N,) or (R, N) int64 >= 0: how likely each item is for a request at each time (R,)."""
+        ...
+
+    def propose(self, noise: np.ndarray, time: np.ndarray | None) -> np.ndarray:
+        """(n,) items for uint64 noise (n,) and times (n,); -1 proposes nothing."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Everything:
+    """Every item of a catalogue of `size`, all alike, at any time."""
+
+    size: int
+
+    @property
+    def items(self) -> np.ndarray:
+        """(N,) int32: all of them."""
+        return np.arange(self.size, dtype=np.int32)
+
+    def weight(self, time: np.ndarray | None) -> np.ndarray:
+        """(N,) ones."""
+        return np.ones(self.size, np.int64)
+
+    def propose(self, noise: np.ndarray, time: np.ndarray | None) -> np.ndarray:
+        """(n,) items."""
+        return (noise % np.uint64(self.size)).astype(np.int32)
+
+
+class Catalogue:
+    """The items that had appeared by a time, all alike: a point-in-time catalogue.
+
+    An item that training never sees is never drawn. As a negative it would read the unseen row,
+    which would then stand for "not clicked" in place of "unknown". Nor is an item drawn before it
+    existed, when nobody could have preferred another one to it.
+
+    Args:
+      appeared: (N,) int64, the time at which each item appeared; `NEVER` if training does not
+        know it.
+      has_clock: whether times of different users can be compared; if not, all known items are
+        taken to have been there from the start.
+    """
+
+    def __init__(self, appeared: np.ndarray, *, has_clock: bool = True):
+        order = np.argsort(appeared, kind="stable")
+        order = order[: int(np.count_nonzero(appeared < NEVER))]
+        if not len(order):
+            raise ValueError("training knows no item, so no negative can be drawn.")
+        self.items = order.astype(np.int32)
+        self._appeared = (
+            appeared[order] if has_clock else np.full(len(order), np.iinfo(np.int64).min)
+        )
+
+    def weight(self, time: np.ndarray | None) -> np.ndarray:
+        """(R, N) ones where an item had appeared; (N,) ones without a time."""
+        if time is None:
+            return np.ones(len(self.items), np.int64)
+        return (self._appeared <= time[:, None]).astype(np.int64)
+
+    def propose(self, noise: np.ndarray, time: np.ndarray | None) -> np.ndarray:
+        """(n,) items; -1 where nothing had appeared."""
+        there = np.full(len(noise), len(self.items))
+        if time is not None:
+            there = np.searchsorted(self._appeared, time, side="right")
+        rank = (noise % np.maximum(there, 1).astype(np.uint64)).astype(np.int64)
+        return np.where(there > 0, self.items[rank], np.int32(-1))
+
+
 class UntouchedItems:
-    """Draws items that a user never touches in the whole log."""
+    """Draws items that a user never touches in the whole log.
+
+    The cost of a draw does not follow the length of anybody's history: see `draw`.
+    """
 
     def __init__(self, log: EventLog):
         self._users, self._size = log.num_users, log.num_items
@@ -57,20 +148,15 @@ class UntouchedItems:
         keys = np.repeat(np.arange(log.num_users) * np.int64(self._size), log.lengths())
         keys += log.item
         self._touched = columns.distinct_of(keys)
-        bounds = np.arange(log.num_users + 1) * np.int64(self._size)
-        per_user = np.diff(np.searchsorted(self._touched, bounds))
-        if self._size and per_user.max(initial=0) >= self._size:
-            user = int(per_user.argmax())
-            raise ValueError(
-                f"user {user} of the log touched all {self._size} items: no negative can be drawn."
-            )
 
     def touched_among(self, items: np.ndarray) -> np.ndarray:
         """(users,) how many of these items each user touches."""
+        among = np.zeros(self._size, bool)
+        among[items] = True
         counts = np.zeros(self._users, np.int64)
         for piece in columns.pieces(len(self._touched)):
             user, item = np.divmod(self._touched[piece], self._size)
-            counts += np.bincount(user[np.isin(item, items)], minlength=self._users)
+            counts += np.bincount(user[among[item]], minlength=self._users)
         return counts
 
     def draw(
@@ -78,33 +164,73 @@ class UntouchedItems:
         user: np.ndarray,
         count: int,
         *address: int | np.ndarray,
-        items: Callable[[np.ndarray], np.ndarray] | None = None,
+        proposal: Proposal | None = None,
+        time: np.ndarray | None = None,
     ) -> np.ndarray:
         """(len(user), count) int32 items; `address` broadcasts against `user`.
 
-        Uniform over all items, unless `items` makes them of uniform numbers in [0, 1).
-        A draw that hits a touched item is drawn again until it does not. One request's negatives
-        may repeat each other.
+        Args:
+          user: (R,) whose untouched items are wanted.
+          count: how many for each; one request's draws may repeat each other.
+          address: of the noise, see `bits`.
+          proposal: the distribution, restricted to what the user does not touch; uniform over the
+            whole catalogue by default.
+          time: (R,) when each request is made, for proposals that depend on it. Where all that
+            had appeared by then is touched, the draw is from all that the proposal knows.
+
+        A draw that hits a touched item is made again, a few times; what is left after that is
+        drawn from the explicit complement. Both have the same distribution.
+
+        Raises:
+          ValueError: a user touches all that the proposal knows.
         """
-        column = np.arange(count)
-        parts = [np.asarray(part)[..., None] for part in address]
-        attempt = 0
+        proposal = proposal or Everything(self._size)
+        shape = (len(user), count)
+        row, column = (x.ravel() for x in np.indices(shape))
+        parts = [np.broadcast_to(np.asarray(part), len(user)) for part in address]
+        noise = lambda some, attempt: bits(*(p[row[some]] for p in parts), column[some], attempt)
+        found = np.full(len(row), -1, np.int32)
+        pending = np.arange(len(row))
+        owner = user.astype(np.int64)
+        for attempt in range(_ROUNDS):
+            of = row[pending]
+            item = proposal.propose(noise(pending, attempt), None if time is None else time[of])
+            fine = (item >= 0) & ~self._is_touched(owner[of] * self._size + item)
+            found[pending[fine]] = item[fine]
+            pending = pending[~fine]
+            if not len(pending):
+                return found.reshape(shape)
+        left, which = np.unique(row[pending], return_inverse=True)
+        step = max(1, _COMPLEMENT_CELLS // max(1, len(proposal.items)))
+        for start in range(0, len(left), step):
+            some = left[start : start + step]
+            mass = self._complement(owner[some], None if time is None else time[some], proposal)
+            for entry in np.flatnonzero((which >= start) & (which < start + step)):
+                at = pending[entry]
+                cumulative = mass[which[entry] - start]
+                drawn = noise(np.array([at]), _ROUNDS) % np.uint64(cumulative[-1])
+                rank = np.searchsorted(cumulative, drawn.astype(np.int64), side="right")
+                found[at] = proposal.items[rank[0]]
+        return found.reshape(shape)
 
-        def propose() -> np.ndarray:
-            if items is None:
-                return below(self._size, *parts, column[None], attempt)
-            return items(uniform(*parts, column[None], attempt))
-
-        item = propose()
-        item = np.broadcast_to(item, (len(user), count)).copy()
-        users = np.broadcast_to(user.astype(np.int64)[:, None], item.shape)
-        while True:
-            again = self._is_touched(users * np.int64(self._size) + item)
-            if not again.any():
-                return item.astype(np.int32)
-            attempt += 1
-            item[again] = np.broadcast_to(propose(), item.shape)[again]
+    def _complement(
+        self, user: np.ndarray, time: np.ndarray | None, proposal: Proposal
+    ) -> np.ndarray:
+        """(R, N) cumulative weight of the proposal's items that each user does not touch."""
+        touched = self._is_touched(user[:, None] * self._size + proposal.items)
+        weight = np.where(touched, 0, proposal.weight(time))
+        nothing = ~weight.any(axis=1)
+        weight[nothing] = np.where(touched[nothing], 0, proposal.weight(None))
+        if not weight.any(axis=1).all():
+            stuck = int(user[~weight.any(axis=1)][0])
+            raise ValueError(
+                f"user {stuck} of the log touched all {len(proposal.items)} items that could be "
+                "drawn: no negative is left."
+            )
+        return np.cumsum(weight, axis=1)
 
     def _is_touched(self, key: np.ndarray) -> np.ndarray:
+        if not len(self._touched):
+            return np.zeros(key.shape, bool)
         at = np.minimum(np.searchsorted(self._touched, key), len(self._touched) - 1)
         return self._touched[at] == key

@@ -94,6 +94,7 @@ class TrainingBatches:
                 raise ValueError(f"negatives must be >= 1 for {dataset.name}, got {negatives}.")
             self._negatives = negatives
             self._untouched = draws.UntouchedItems(dataset.log)
+            self._catalogue = dataset.catalogue()
             candidates = 1 + negatives
         if batch_size is None:
             batch_size = fitting_batch(len(self._requests) * candidates)
@@ -117,7 +118,13 @@ class TrainingBatches:
         requests = self._requests.take(example)
         if self._negatives:
             negative = self._untouched.draw(
-                requests.user, self._negatives, self._seed, epoch, example
+                requests.user,
+                self._negatives,
+                self._seed,
+                epoch,
+                example,
+                proposal=self._catalogue,
+                time=requests.time,
             )
             requests = with_negatives(requests, negative, self._seed, epoch, example)
         if dataset.samples_negatives:
@@ -400,6 +407,7 @@ def _frame(log: EventLog, requests: Requests, windows: Windows, extra: Extra) ->
         batch["history_negative"] = {}
     if extra.sampled is not None:
         batch |= {"sampled": {}, "sampled_log_q": extra.sampled_log_q}
+        batch["sampled_mask"] = extra.sampled_mask
         batch["candidate_log_q"] = extra.candidate_log_q
     return batch
 

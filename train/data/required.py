@@ -39,13 +39,14 @@ class Extra(NamedTuple):
     Attributes:
       groups: the sub-histories of an index.
       history_negative: (B, L) items.
-      sampled: (S,) items. sampled_log_q, candidate_log_q: see the contract.
+      sampled: (S,) items. sampled_log_q, sampled_mask, candidate_log_q: see the contract.
     """
 
     groups: Groups | None = None
     history_negative: np.ndarray | None = None
     sampled: np.ndarray | None = None
     sampled_log_q: np.ndarray | None = None
+    sampled_mask: np.ndarray | None = None
     candidate_log_q: np.ndarray | None = None
 
 
@@ -63,15 +64,7 @@ class Required:
             self._by_popularity = ByPopularity.of(dataset)
         if requirements.history_negatives != "none":
             self._untouched = draws.UntouchedItems(dataset.log)
-        if self._untouched and self._by_popularity:
-            known = self._by_popularity.order
-            left = len(known) - self._untouched.touched_among(known)
-            user = int(left.argmin())
-            if left[user] <= 0:
-                raise DataError(
-                    f"{dataset.name}: user {user} of the log touched all {len(known)} items that "
-                    "training knows: no negative can be drawn by popularity; draw uniformly."
-                )
+            self._proposal: draws.Proposal = self._by_popularity or dataset.catalogue()
 
     def draw(self, requests: Requests, length: int, *address: int) -> Extra:
         """For a training batch at `address`, (seed, epoch, index), with histories of `length`."""
@@ -79,22 +72,25 @@ class Required:
         if self._untouched is not None:
             rows = np.arange(len(requests))
             negative = self._untouched.draw(
-                requests.user, length, *address, rows, _HISTORY_NEGATIVE, items=self._proposal()
+                requests.user,
+                length,
+                *address,
+                rows,
+                _HISTORY_NEGATIVE,
+                proposal=self._proposal,
+                time=requests.time,
             )
             found = found._replace(history_negative=negative)
         if self._by_popularity is not None and self._needs.sampled:
             sampler, size = self._by_popularity, self._needs.sampled
-            sampled = sampler.items(draws.uniform(*address, np.arange(size), _SAMPLED))
+            sampled = sampler.draw(draws.uniform(*address, np.arange(size), _SAMPLED))
             found = found._replace(
                 sampled=sampled,
                 sampled_log_q=sampler.log_count(sampled, size),
+                sampled_mask=sampler.had_appeared(sampled, requests.time),
                 candidate_log_q=sampler.log_count(requests.candidate, size),
             )
         return found
-
-    def _proposal(self):
-        popular = self._needs.history_negatives == "log_popularity"
-        return self._by_popularity.items if popular and self._by_popularity else None
 
 
 def index_for(log: EventLog, requirements: Requirements) -> "GroupIndex | None":
@@ -109,22 +105,25 @@ def look_up(index: "GroupIndex | None", requests: Requests, requirements: Requir
     return Extra(groups=index.find(requests, requirements.retrieved))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ByPopularity:
     """Log-uniform over items by falling popularity.
 
         P(rank i) = log((i + 2) / (i + 1)) / log(N + 1),    i = 0, ..., N - 1
 
     As TensorFlow's log-uniform candidate sampler, which expects ids sorted by frequency. Popularity
-    counts the positives of training; items that training never saw are never drawn.
+    counts the positives of training; items that training never saw are never drawn, nor is one for
+    a request that was made before it appeared (a `draws.Proposal`).
 
     Attributes:
-      order: the N items, most popular first.
-      rank: of every item of the log; N - 1 for those that are not in `order`.
+      items: (N,) int32, most popular first.
+      rank: of every item of the log; N - 1 for those that are not in `items`.
+      appeared: (N,) when each of `items` appeared.
     """
 
-    order: np.ndarray
+    items: np.ndarray
     rank: np.ndarray
+    appeared: np.ndarray
 
     @staticmethod
     def of(dataset: Dataset) -> "ByPopularity":
@@ -134,27 +133,47 @@ class ByPopularity:
         counts = np.bincount(
             train.candidate[positive & (train.candidate >= 0)], minlength=log.num_items
         )
-        known = np.ones(log.num_items, bool)
+        appeared = dataset.appearances()
+        known = appeared < draws.NEVER
         for field in dataset.schema.item_fields[:1]:
             if field.kind == "id":
-                known = log.items[field.name] > UNSEEN_ROW
+                known = known & (log.items[field.name] > UNSEEN_ROW)
         order = np.argsort(-counts, kind="stable")
         order = order[known[order]]
         if not len(order):
             raise DataError(f"{dataset.name}: training knows no item, so no negative can be drawn.")
         rank = np.full(log.num_items, len(order) - 1)
         rank[order] = np.arange(len(order))
-        return ByPopularity(order.astype(np.int32), rank)
+        first = appeared[order] if log.has_clock else np.full(len(order), -draws.NEVER)
+        return ByPopularity(order.astype(np.int32), rank, first)
 
-    def items(self, uniform: np.ndarray) -> np.ndarray:
+    def draw(self, uniform: np.ndarray) -> np.ndarray:
         """Items by the inverse of the distribution, for uniform numbers in [0, 1)."""
-        rank = np.exp(uniform * np.log(len(self.order) + 1.0)) - 1.0
-        return self.order[np.minimum(rank.astype(np.int64), len(self.order) - 1)]
+        rank = np.exp(uniform * np.log(len(self.items) + 1.0)) - 1.0
+        return self.items[np.minimum(rank.astype(np.int64), len(self.items) - 1)]
+
+    def had_appeared(self, items: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """(R, S) whether each of these items had appeared at each time."""
+        return self.appeared[self.rank[items]] <= time[:, None]
+
+    def weight(self, time: np.ndarray | None) -> np.ndarray:
+        """(R, N) the probabilities in units of 2^-40, 0 where an item had not appeared."""
+        rank = np.arange(len(self.items))
+        share = np.log((rank + 2.0) / (rank + 1.0)) / np.log(len(self.items) + 1.0)
+        weight = np.maximum(np.rint(2.0**40 * share), 1).astype(np.int64)
+        return weight if time is None else weight * (self.appeared <= time[:, None])
+
+    def propose(self, noise: np.ndarray, time: np.ndarray | None) -> np.ndarray:
+        """(n,) items; -1 for those that had not appeared."""
+        item = self.draw(draws.as_uniform(noise))
+        if time is None:
+            return item
+        return np.where(self.appeared[self.rank[item]] <= time, item, np.int32(-1))
 
     def log_count(self, items: np.ndarray, size: int) -> np.ndarray:
         """log of how often `size` draws hold each item on average, float32."""
         rank = self.rank[np.maximum(items, 0)]
-        share = np.log((rank + 2.0) / (rank + 1.0)) / np.log(len(self.order) + 1.0)
+        share = np.log((rank + 2.0) / (rank + 1.0)) / np.log(len(self.items) + 1.0)
         return np.log(size * share).astype(np.float32)
 
 
