@@ -1,0 +1,12 @@
+"""Files of any usual kind, opened as a stream of bytes or read as one table."""
+
+from .archives import READ_ERRORS as READ_ERRORS
+from .archives import files_in as files_in
+from .archives import folder_of as folder_of
+from .archives import is_file as is_file
+from .archives import open_bytes as open_bytes
+from .archives import require_file as require_file
+from .archives import size_of as size_of
+from .reading import read_table as read_table
+from .table import BadRow as BadRow
+from .table import RawTable as RawTable

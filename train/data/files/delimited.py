@@ -1,0 +1,258 @@
+"""Delimited text: its separator, its header, and what is wrong with its columns."""
+
+from collections.abc import Sequence
+from pathlib import Path
+import re
+import reprlib
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+
+from ..errors import DataError
+from .rows import read_rows, split
+from .table import BadRow
+
+pc: Any = pyarrow.compute  # its functions are made when it is imported
+
+_SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "pipes"}
+_KNOWN = frozenset(("user_id", "item_id"))
+_SAMPLE_BYTES, _SAMPLE_LINES = 2**16, 50
+_VALUE = re.compile(
+    r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"  # a number
+    r"|[+-]?\d+(,\d+)+"  # one with commas
+    r"|\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}([T ].*)?"  # a date
+)
+_REMEDY = "name the columns: --columns user_id,item_id,timestamp"
+_WHOLE = r"^[+-]?\d+$"
+# Numbers that are not written as they are read: what they are, one of them, all of them.
+_ODD_NUMBERS = (
+    ("decimal commas", r"^[+-]?\d+,\d+$", r"^[+-]?\d+(,\d+)?$"),
+    (
+        "thousands separators",
+        r"^[+-]?\d{1,3}(,\d{3})+(\.\d+)?$",
+        r"^[+-]?\d{1,3}(,\d{3})*(\.\d+)?$",
+    ),
+    (
+        "thousands separators and decimal commas",
+        r"^[+-]?\d{1,3}(\.\d{3})+,\d+$",
+        r"^[+-]?\d{1,3}(\.\d{3})*(,\d+)?$",
+    ),
+    (
+        "thousands separators",
+        "^[+-]?\\d{1,3}([ '\u00a0\u202f\u2019]\\d{3})+([.,]\\d+)?$",
+        "^[+-]?\\d{1,3}([ '\u00a0\u202f\u2019]\\d{3})*([.,]\\d+)?$",
+    ),
+)
+
+
+def read_delimited(
+    path: Path, text: pa.Buffer, names: Sequence[str] | None, notes: list[str]
+) -> tuple[pa.Table, np.ndarray, list[BadRow]]:
+    """Columns of text, the line of each row, and the rows left out.
+
+    Raises:
+      DataError: the first line is no header and `names` is None, `names` are not as many as the
+        columns, no rows, or numbers written with decimal commas or thousands separators.
+    """
+    head = text.slice(0, min(len(text), _SAMPLE_BYTES)).to_pybytes()
+    end = head.find(b"\n") + 1 or len(head)
+    if end == len(head) and len(text) > len(head):
+        raise DataError(f"{path}: cannot be read as a table: its first line is too long.")
+    try:
+        first = head[:end].decode().strip("\r\n")
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{path}: cannot be read as a table: its first line is not UTF-8 text "
+            f"({reprlib.repr(head[:end])}); convert it to UTF-8."
+        ) from None
+    sample = _sample(head[end:], len(text) == len(head))
+    separator = _separator(path, first, sample, names)
+    if separator != ",":
+        notes.append(f"separated by {_SEPARATORS[separator]}")
+    fields = [field.strip() for field in split(first, separator)]
+    rows = [row for row in (split(line, separator) for line in sample) if len(row) == len(fields)]
+    if names is None:
+        columns, has_header = _header(path, first, fields, rows), True
+    else:
+        columns, has_header = _named(path, first, fields, rows, names, notes)
+    start = end if has_header else 0
+    if len(text) == start:
+        raise DataError(f"{path}: holds no events.")
+    table, lines, bad = read_rows(text.slice(start), columns, separator, 1 + int(has_header))
+    if has_header:
+        table, lines, bad = _without_headers(table, fields, lines, bad)
+    table = _without_index(path, table, notes)
+    _check_numbers(path, table)
+    return table, lines, sorted(bad)
+
+
+def _sample(content: bytes, is_all: bool) -> list[str]:
+    """Some lines after the first, as far as they are whole."""
+    lines = content.decode(errors="replace").split("\n")
+    lines = [line.rstrip("\r") for line in (lines if is_all else lines[:-1])]
+    return [line for line in lines if line.strip()][:_SAMPLE_LINES]
+
+
+def _separator(path: Path, first: str, sample: list[str], names: Sequence[str] | None) -> str:
+    fields = {mark: [field.strip() for field in split(first, mark)] for mark in _SEPARATORS}
+    if known := [mark for mark in _SEPARATORS if _KNOWN & set(fields[mark])]:
+        return max(known, key=lambda mark: len(fields[mark]))
+    found = [mark for mark in _SEPARATORS if len(fields[mark]) > 1]
+    if names is not None and (right := [m for m in found if len(fields[m]) == len(names)]):
+        found = right
+    if len(found) < 2:
+        return found[0] if found else ","
+    steady = [m for m in found if all(len(split(line, m)) == len(fields[m]) for line in sample)]
+    found = steady or found
+    widest = max(len(fields[mark]) for mark in found)
+    found = [mark for mark in found if len(fields[mark]) == widest]
+    if len(found) > 1:
+        marks = " or ".join(_SEPARATORS[mark] for mark in found)
+        raise DataError(
+            f"{path}: the first line may be separated by {marks}, got {reprlib.repr(first)}; "
+            "separate the columns by one of them only."
+        )
+    return found[0]
+
+
+def _header(path: Path, first: str, fields: list[str], rows: list[list[str]]) -> list[str]:
+    """The names in the first line."""
+    if _holds_values(fields, rows):
+        shown = ", ".join(repr(reprlib.repr(field)[1:-1]) for field in fields[:4])
+        more = ", ..." if len(fields) > 4 else ""
+        raise DataError(
+            f"{path}: the first line holds values, not names ({shown}{more}); {_REMEDY}."
+        )
+    names = list(fields)
+    if names and not names[-1] and names[:-1] and all(not row[-1].strip() for row in rows):
+        names[-1] = "Unnamed"  # Every line ends in a separator; `_without_index` checks that.
+    if names and not names[0] and len(names) > 1:
+        names[0] = "Unnamed: 0"  # As pandas writes an index.
+    if not names or len(set(names)) != len(names) or not all(names):
+        raise DataError(
+            f"{path}: the first line must name the columns once each, got {reprlib.repr(first)}."
+        )
+    if len(names) == 1 and (parted := re.search(r"\s|::|:|\x01|~|\^", names[0])):
+        raise DataError(
+            f"{path}: the first line {reprlib.repr(first)} has none of the separators comma, tab, "
+            f"semicolon and pipe; write one of them for {parted.group()!r}."
+        )
+    return names
+
+
+def _holds_values(fields: list[str], rows: list[list[str]]) -> bool:
+    """Whether the first line does, as what stands below it tells."""
+    filled = [at for at, field in enumerate(fields) if field]
+    if not filled or _KNOWN & set(fields):
+        return False
+    values = [bool(_VALUE.fullmatch(fields[at])) for at in filled]
+    if all(values):
+        return True
+    for at, is_value in zip(filled, values, strict=True):
+        below = [row[at].strip() for row in rows]
+        below = [value for value in below if value]
+        if is_value and below and all(_VALUE.fullmatch(value) for value in below):
+            return True
+        # Repeated headers, as of files joined end to end, are no such repetition.
+        if fields[at] in [row[at].strip() for row in rows if row != fields]:
+            return True
+    return False
+
+
+def _named(
+    path: Path,
+    first: str,
+    fields: list[str],
+    rows: list[list[str]],
+    names: Sequence[str],
+    notes: list[str],
+) -> tuple[list[str], bool]:
+    """The given names, and whether the first line is a header."""
+    names = list(names)
+    if not all(names) or len(set(names)) != len(names):
+        raise DataError(f"{path}: columns must be named once each, got {', '.join(names)}.")
+    if len(fields) != len(names):
+        raise DataError(
+            f"{path}: {len(names)} names ({', '.join(names)}) for {len(fields)} columns; the first "
+            f"line is {reprlib.repr(first)}."
+        )
+    if fields == names:
+        return names, True
+    is_value = lambda text: bool(_VALUE.fullmatch(text.strip()))
+    below = [[row[at] for row in rows if row[at].strip()] for at in range(len(names))]
+    if not any(map(is_value, fields)) and any(b and all(map(is_value, b)) for b in below):
+        notes.append(
+            f"the first line {reprlib.repr(first)} is a header: the given names replace it"
+        )
+        return names, True
+    return names, False
+
+
+def _without_headers(
+    table: pa.Table, fields: list[str], lines: np.ndarray, bad: list[BadRow]
+) -> tuple[pa.Table, np.ndarray, list[BadRow]]:
+    """Files joined end to end bring their headers along, which are no events."""
+    same = pc.fill_null(pc.equal(table.column(0), fields[0]), False)
+    if not fields[0] or not pc.any(same, min_count=0).as_py():
+        return table, lines, bad
+    for column, field in zip(table.columns[1:], fields[1:], strict=True):
+        same = pc.and_(
+            same, pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), field), not field)
+        )
+    found = same.to_numpy()
+    more = [BadRow(int(line), "repeats the header") for line in lines[found]]
+    return table.filter(pc.invert(same)), lines[~found], bad + more
+
+
+def _without_index(path: Path, table: pa.Table, notes: list[str]) -> pa.Table:
+    """Leaves out a first column that only numbers the rows, and a last one that is empty."""
+    if table.num_columns < 2:
+        return table
+    last = table.column_names[-1]
+    if last == "Unnamed" and table.column(-1).null_count == table.num_rows:
+        notes.append("every line ends in a separator: the empty last column is left out")
+        table = table.drop_columns([last])
+    name = table.column_names[0]
+    if name in ("Unnamed: 0", "index"):
+        if _counts(table.column(0), in_order=name == "index"):
+            written = "" if name == "Unnamed: 0" else name
+            notes.append(f"column {written!r} numbers the rows: left out")
+            return table.drop_columns([name])
+        if name != "index":
+            raise DataError(
+                f"{path}: the first line must name the columns once each; the first column has no "
+                "name and does not number the rows."
+            )
+    return table
+
+
+def _counts(column: pa.ChunkedArray, *, in_order: bool) -> bool:
+    """Whether these are the numbers of rows; some rows, or their order, may be lost."""
+    if column.null_count or not len(column):
+        return False
+    if not pc.all(pc.match_substring_regex(column, r"^\d{1,18}$")).as_py():
+        return False
+    numbers = column.cast(pa.int64()).to_numpy()
+    if in_order:
+        return numbers[0] in (0, 1) and bool((np.diff(numbers) == 1).all())
+    return len(np.unique(numbers)) == len(numbers)
+
+
+def _check_numbers(path: Path, table: pa.Table) -> None:
+    """Refuses numbers that are not written as numbers are: they would be read as words."""
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        for what, some, every in _ODD_NUMBERS:
+            start = column.slice(0, _SAMPLE_LINES)
+            if not pc.all(pc.match_substring_regex(start, every), min_count=0).as_py():
+                continue
+            odd = pc.fill_null(pc.match_substring_regex(column, some), False)
+            if not pc.any(odd, min_count=0).as_py():
+                continue
+            if pc.all(pc.match_substring_regex(column, every), min_count=0).as_py():
+                seen = column.filter(odd)[0].as_py()
+                raise DataError(
+                    f"{path}: column {name!r} is written with {what} ({seen!r}); write numbers "
+                    "with a decimal point and nothing else (lists of values: a|b)."
+                )

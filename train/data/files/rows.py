@@ -1,0 +1,186 @@
+"""Delimited text as columns of text: what cannot be read as a row is known by its line.
+
+All of a clean file goes through Arrow's parser at once. Where that fails, or where a row might not
+be a line, parts of the file do, and only in the part that fails Python looks at every line.
+"""
+
+from collections.abc import Iterator
+import csv
+from itertools import islice
+import reprlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from .table import BadRow
+
+NULLS = ("", "nan", "NaN")
+_PART_BYTES = 2**20
+_LINES_OF_A_ROW = 1000
+_LF, _CR, _QUOTE = b"\n"[0], b"\r"[0], b'"'[0]
+
+
+def read_rows(
+    text: pa.Buffer, names: list[str], separator: str, first_line: int
+) -> tuple[pa.Table, np.ndarray, list[BadRow]]:
+    """All rows of `text`, which has no header: the table, the line of each row, and bad rows.
+
+    Values may stand in double quotes, and then hold separators, doubled quotes and line ends.
+    Blank lines are passed over; `first_line` is the number of the first.
+    """
+    parser = _Parser(names, separator)
+    whole = parser.at_once(text, first_line)
+    if whole is not None:
+        return *whole, []
+    tables, lines, bad = [parser.schema.empty_table()], [np.zeros(0, np.int64)], []
+    for line, part in _parts(text, first_line):
+        read = parser.at_once(part, line)
+        if read is None:
+            *read, broken = parser.line_by_line(part.to_pybytes(), line)
+            bad += broken
+        tables.append(read[0])
+        lines.append(read[1])
+    return pa.concat_tables(tables), np.concatenate(lines), bad
+
+
+def split(line: str, separator: str) -> list[str]:
+    """The values of one line."""
+    try:
+        return next(csv.reader([line], delimiter=separator), [])
+    except csv.Error:
+        return [line]
+
+
+class _Parser:
+    def __init__(self, names: list[str], separator: str):
+        self.schema = pa.schema([(name, pa.string()) for name in names])
+        self._names, self._separator = names, separator
+        # One thread; what it holds is Arrow's own, and so are no functions of Python's among it.
+        self._read = pyarrow.csv.ReadOptions(
+            use_threads=False, column_names=names, block_size=2**22
+        )
+        self._parse = pyarrow.csv.ParseOptions(delimiter=separator)
+        self._convert = pyarrow.csv.ConvertOptions(
+            column_types=self.schema, strings_can_be_null=True, null_values=list(NULLS)
+        )
+
+    def at_once(self, text: pa.Buffer, first: int) -> tuple[pa.Table, np.ndarray] | None:
+        """The rows and their lines; None if a line may be bad, or not be one row."""
+        letters = np.frombuffer(text, np.uint8)
+        ends = np.flatnonzero(letters == _LF)
+        if len(letters) and letters[-1] != _LF:
+            ends = np.append(ends, len(letters))
+        returns = np.flatnonzero(letters == _CR)
+        # Arrow ends a line at a lone CR.
+        if len(returns) and (
+            returns[-1] + 1 == len(letters) or not (letters[returns + 1] == _LF).all()
+        ):
+            return None
+        quotes = np.flatnonzero(letters == _QUOTE)
+        if len(quotes) and (np.searchsorted(quotes, ends) % 2).any():
+            return None
+        starts = np.append(0, ends[:-1] + 1) if len(ends) else ends
+        size = ends - starts
+        blank = size == 0
+        blank[size == 1] = letters[starts[size == 1]] == _CR
+        lines = first + np.flatnonzero(~blank)
+        if not len(lines):
+            return self.schema.empty_table(), lines
+        try:
+            table = pyarrow.csv.read_csv(
+                pa.BufferReader(text),
+                read_options=self._read,
+                parse_options=self._parse,
+                convert_options=self._convert,
+            )
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            return None
+        return (table, lines) if table.num_rows == len(lines) else None
+
+    def line_by_line(self, text: bytes, first: int) -> tuple[pa.Table, np.ndarray, list[BadRow]]:
+        rows: list[list[str | None]] = []
+        numbers: list[int] = []
+        bad: list[BadRow] = []
+        lines = text.split(b"\n")
+        at = 0
+        while at < len(lines):
+            used = 1
+            if lines[at].strip():
+                try:
+                    row, used = self._row(lines, at)
+                    rows.append([None if value in NULLS else value for value in row])
+                    numbers.append(first + at)
+                except _BadLine as error:
+                    bad.append(BadRow(first + at, str(error)))
+            at += used
+        columns = zip(*rows, strict=True) if rows else [[] for _ in self._names]
+        arrays = [pa.array(column, pa.string()) for column in columns]
+        return pa.table(arrays, schema=self.schema), np.array(numbers, np.int64), bad
+
+    def _row(self, lines: list[bytes], at: int) -> tuple[list[str], int]:
+        """The values of the row that starts at a line, and how many lines it takes."""
+        text = _decoded(lines[at])
+        width = len(self._names)
+        try:
+            # A value that is still in quotes goes on in the next line, here an empty one.
+            reader = csv.reader([text, ""], delimiter=self._separator)
+            values = next(reader)
+            is_open = reader.line_num > 1
+        except csv.Error as error:
+            raise _BadLine(f"cannot be split into values: {error}") from None
+        if is_open:
+            values = split(text, self._separator)
+            longer = self._row_of_lines(lines, at)
+            if longer is not None:
+                return longer
+        if len(values) != width:
+            seen = "" if len(values) > 1 else f": {reprlib.repr(text)}"
+            seen = " (a quote is not closed)" if is_open else seen
+            raise _BadLine(f"has {len(values)} values, expected {width}{seen}")
+        if is_open:
+            raise _BadLine("has a quote that is not closed")
+        return values, 1
+
+    def _row_of_lines(self, lines: list[bytes], at: int) -> tuple[list[str], int] | None:
+        """The same for a row of several lines; None if it is none."""
+        try:
+            ahead = (_decoded(line) + "\n" for line in islice(lines, at, at + _LINES_OF_A_ROW))
+            reader = csv.reader(ahead, delimiter=self._separator, strict=True)
+            values, used = next(reader), reader.line_num
+        except (csv.Error, _BadLine):
+            return None
+        return (values, used) if len(values) == len(self._names) else None
+
+
+class _BadLine(Exception):
+    """Why a line cannot be used."""
+
+
+def _decoded(line: bytes) -> str:
+    try:
+        return line.rstrip(b"\r").decode()
+    except UnicodeDecodeError as error:
+        around = line[max(0, error.start - 8) : error.start + 8]
+        raise _BadLine(
+            f"is not UTF-8 text ({around!r}); if the file is in Latin-1, convert it: "
+            "iconv -f latin1 -t utf-8"
+        ) from None
+
+
+def _parts(text: pa.Buffer, first: int) -> Iterator[tuple[int, pa.Buffer]]:
+    """Parts of whole lines, with the number of their first; no part ends within quotes."""
+    letters = np.frombuffer(text, np.uint8)
+    ends = np.flatnonzero(letters == _LF)
+    quotes_before = np.searchsorted(np.flatnonzero(letters == _QUOTE), ends)
+    start, line, quotes = 0, 0, 0
+    while start < len(letters):
+        at = int(np.searchsorted(ends, start + _PART_BYTES))
+        near = quotes_before[at : int(np.searchsorted(ends, start + 2 * _PART_BYTES))]
+        closed = np.flatnonzero((near - quotes) % 2 == 0)
+        at += int(closed[0]) if len(closed) else 0
+        stop = int(ends[at]) + 1 if at < len(ends) else len(letters)
+        yield first + line, text.slice(start, stop - start)
+        if at < len(ends):
+            quotes = int(quotes_before[at])
+        start, line = stop, at + 1
