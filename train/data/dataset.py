@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...zoo.features import RowMap, Schema
+from .declaration import Columns
 from .draws import NEVER, Catalogue
 from .errors import DataError
 from .event_log import EventLog, Requests
@@ -31,6 +32,8 @@ class Dataset:
       appeared: (N,) int64, the time at which each item of the log appeared, for all that training
         knows; `draws.NEVER` for items that only validation and test hold, which are never drawn as
         negatives. None computes it from the requests of training, see `appearances`.
+      columns: the declaration by which its file was read, where columns have to be known.
+      notes: what people should know of how it was read, a sentence each.
       complete: adds the columns that depend on which candidates a request has, once they are
         drawn, to training requests of a log of interactions; see `statistics`.
     """
@@ -47,6 +50,8 @@ class Dataset:
     truth: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     appeared: np.ndarray | None = None
+    columns: Columns | None = None
+    notes: tuple[str, ...] = ()
     complete: Callable[[Requests], Requests] = lambda requests: requests
 
     def appearances(self) -> np.ndarray:

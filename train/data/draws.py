@@ -97,6 +97,24 @@ class Everything:
         return (noise % np.uint64(self.size)).astype(np.int32)
 
 
+class ByCount:
+    """Items in proportion to `counts` (N,), at any time; those that count 0 are never drawn."""
+
+    def __init__(self, counts: np.ndarray):
+        self.items = np.flatnonzero(counts).astype(np.int32)
+        self._counts = counts[self.items].astype(np.int64)
+        self._ends = np.cumsum(self._counts)
+
+    def weight(self, time: np.ndarray | None) -> np.ndarray:
+        """(N,) the counts."""
+        return self._counts
+
+    def propose(self, noise: np.ndarray, time: np.ndarray | None) -> np.ndarray:
+        """(n,) items."""
+        at = (noise % np.uint64(self._ends[-1])).astype(np.int64)
+        return self.items[np.searchsorted(self._ends, at, side="right")]
+
+
 class Catalogue:
     """The items that had appeared by a time, all alike: a point-in-time catalogue.
 

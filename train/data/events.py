@@ -1,59 +1,41 @@
-"""`events:FILE`: any log of interactions as CSV (optionally gzipped) or Parquet.
+"""`events:FILE`: any log of interactions, as CSV, TSV, JSON Lines, Parquet or Feather.
 
-Columns: `user_id`, `item_id`; optionally `category_id`, `timestamp` (whole seconds; without it
-the file's order is the time), `behavior`. A column `context_NAME` was known before the event (its
-scene, the hour) and is the field NAME of the request's context. Every further column is an
-attribute of the item if each item has one value of it, else of the user if each user has one, and
-is otherwise left out: what differs from event to event may well be their outcome. Lists of numbers
-(in Parquet) are vectors, and left as they are.
+A row is something that a user did with an item. Columns: `user_id`, `item_id`; optionally
+`category_id`, `timestamp` (seconds, milliseconds, ... since 1970, dates or ISO texts; without it
+the rows' order is the time), `behavior` and `rating`. A column `context_NAME` was known before the
+event (its scene, the hour) and is the field NAME of the request's context. What every further
+column is is guessed from its values, and said: see `declaration.guess`. A declaration (`--columns FILE`, or
+`Columns`) decides instead, for this file and for those of other days; every run writes one.
 
-Columns of numbers with a fraction are dense (standardised by what training sees, and clipped), all
-others are ids (and so are the known columns). Text that is all whole numbers is read as numbers,
-unless one has leading zeros. Metrics are broken down by the fields `scene` and `segment`.
+Numbers with a fraction are dense (standardised by what training sees, and clipped); whole numbers
+and text are ids, lists of them (or `a|b`) bags, lists of numbers vectors. Metrics are broken down
+by the fields `scene` and `segment`.
 """
 
-import codecs
-import csv
+from collections.abc import Sequence
 import dataclasses
-import gzip
-import io
 from pathlib import Path
-import reprlib
-from typing import Any, NamedTuple
-import zlib
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.csv
-import pyarrow.parquet
 
 from ...zoo.features import RowMap
 from . import interactions
 from .dataset import Dataset
+from .declaration import Columns
+from .declaration.values import as_numbers, read_values
+from .declared_table import DeclaredTable, read_declared
 from .errors import DataError
-from .event_columns import (
-    as_id,
-    as_typed,
-    as_vector,
-    codes,
-    constant_within,
-    first_of,
-    is_fraction,
-    is_vector,
-)
-from .interactions import Attribute, Interactions
+from .files import RawTable, read_table
+from .files.unify import stacked
+from .interactions import Interactions
 from .lines import OnBadRow
+from .protocol import POPULARITY, UNIFORM, Protocol
 
-pc: Any = pyarrow.compute  # its functions are made when it is imported
-
-_REQUIRED = ("user_id", "item_id")
-_KNOWN = (*_REQUIRED, "category_id", "timestamp", "behavior")
-_FIELDS = {"item_id": "item", "category_id": "category"}
-_RESERVED = ("time", "history")
-_CONTEXT = "context_"
-_STANDARD = "zscore | clip(-5, 5)"
-_SECONDS = r"^-?\d{1,18}$"
+# Columns that say what came of showing an item: then the rows are no interactions.
+_LABELS = ("label", "labels", "target", "y", "click", "clicked", "is_click", "is_clicked")
+_PARTS = ("train", "validation", "test")
 
 
 def load(
@@ -63,281 +45,169 @@ def load(
     on_bad_row: OnBadRow = "stop",
     row_maps: dict[str, RowMap] | None = None,
     transforms: dict[str, str] | None = None,
+    protocol: Protocol | None = None,
+    columns: Columns | None = None,
+    names: Sequence[str] | None = None,
 ) -> Dataset:
     """Reads a file of events and splits it by the protocol of `interactions`.
 
     Args:
-      path: a `.csv`, `.csv.gz` or `.parquet` file.
+      path: a file, a folder of files or a glob. Three paths joined by commas are files of one's
+        own to train, validate and test on; two to train and test on (the newest tenth of the
+        first then validates).
       max_train_per_user: newest training targets per user.
       on_bad_row: "stop" at the first row that cannot be read, naming its line; or "skip" such
         rows and count them in `facts`.
       row_maps, transforms: of an earlier run; see `interactions.build`.
+      protocol: how to split, and what counts.
+      columns: what the columns are; guessed without it.
+      names: of the columns, for text without a header.
 
     Raises:
       DataError: no such file, not a table, a missing column, a bad row, or too few events.
     """
-    path = Path(path)
-    table, lines, bad = _read(path)
-    _check_columns(path, table.column_names)
-    table, more = _without_bad_rows(table, lines)
-    bad = sorted(bad + more)
-    if bad and on_bad_row == "stop":
-        raise DataError(
-            f"{path}: line {bad[0].line}: {bad[0].reason} (--on-bad-row skip passes over it)."
-        )
-    if table.num_rows == 0:
-        raise DataError(f"{path}: holds no events{f' ({bad[0]})' if bad else ''}.")
-    raw, left_out = _interactions(path, table)
+    protocol = protocol or Protocol()
+    raw, part = _read(path, names)
+    table = read_declared(path, columns=columns, on_bad_row=on_bad_row, raw=raw, parts=part)
+    _refuse_labels(table)
     dataset = interactions.build(
-        f"events:{path.name}",
-        raw,
+        f"events:{Path(path).name}",
+        _interactions(table, protocol),
         max_train_per_user=max_train_per_user,
         row_maps=row_maps,
         transforms=transforms,
+        protocol=protocol,
     )
-    facts = dict(dataset.facts)
-    if bad:
-        facts |= {"rows skipped": len(bad), "first row skipped": str(bad[0])}
-    if left_out:
-        facts["columns left out"] = ", ".join(left_out)
-    return dataclasses.replace(dataset, facts=facts)
+    facts = dataset.facts | table.facts()
+    return dataclasses.replace(
+        dataset, facts=facts, columns=table.columns, notes=(*table.notes, *_advice(table))
+    )
 
 
-class _BadRow(NamedTuple):
-    """A row that cannot be used. Lines count from 1, the header."""
+def _read(path: str | Path, names: Sequence[str] | None) -> tuple[RawTable, np.ndarray | None]:
+    """The rows, and what part of the data set each is for if there is a file for each part."""
+    paths = [part.strip() for part in str(path).split(",")]
+    if len(paths) == 1 or Path(path).exists():
+        return read_table(path, names=names), None
+    if len(paths) != 3:
+        raise DataError(
+            f"{path}: files of one's own are three, to train, validate and test on, got "
+            f"{len(paths)}."
+        )
+    tables = [read_table(part, names=names) for part in paths]
+    for part, table in zip(paths[1:], tables[1:], strict=True):
+        lacks = set(tables[0].table.column_names) - set(table.table.column_names)
+        if lacks:
+            raise DataError(f"{part}: lacks {', '.join(sorted(lacks))}, which {paths[0]} has.")
+    order = tables[0].table.column_names
+    notes: list[str] = [note for table in tables for note in table.notes]
+    whole = stacked(Path(path), [table.table.select(order) for table in tables], order, notes)
+    raw = RawTable(
+        whole,
+        np.concatenate([table.lines for table in tables]),
+        [row for table in tables for row in table.bad],
+        list(dict.fromkeys(notes)),
+        [(p, t.table.num_rows) for p, t in zip(paths, tables, strict=True)],
+    )
+    sizes = [table.table.num_rows for table in tables]
+    return raw, np.repeat(np.arange(3, dtype=np.int8), sizes)
 
-    line: int
-    reason: str
 
-    def __str__(self) -> str:
-        return f"line {self.line}: {self.reason}"
-
-
-def _read(path: Path) -> tuple[pa.Table, np.ndarray, list[_BadRow]]:
-    """The file as a table (text columns for CSV), the line of each row, and the rows left out."""
-    if not path.is_file():
-        raise DataError(f"{path}: {'not a file' if path.exists() else 'no such file'}.")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: the file is empty.")
-    try:
-        if path.suffix in (".parquet", ".pq"):
-            table = _plain(pyarrow.parquet.read_table(path))
-            return table, np.arange(2, table.num_rows + 2), []
-        return _read_csv(path)
-    except (pa.ArrowException, OSError, EOFError, UnicodeError, csv.Error, zlib.error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path}: cannot be read as a table: {reason}") from error
-
-
-def _plain(table: pa.Table) -> pa.Table:
-    """The same table, whichever of Arrow's types for text its writer chose."""
-    columns = []
+def _refuse_labels(table: DeclaredTable) -> None:
+    """Raises DataError if a column says which rows were no interactions."""
     for column in table.columns:
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
-            column = column.cast(pa.string())
-        if pa.types.is_timestamp(column.type):
-            column = column.cast(pa.timestamp("s", column.type.tz), safe=False).cast(pa.int64())
-        if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
-            column = column.cast(pa.float64())
-            column = pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
-        columns.append(column)
-    return pa.table(columns, names=table.column_names)
-
-
-def _check_columns(path: Path, names: list[str]) -> None:
-    found = ", ".join(names)
-    for name in sorted(set(names)):
-        if names.count(name) > 1:
-            raise DataError(f"{path}: column {name!r} appears twice; found {found}.")
-    for column in _REQUIRED:
-        if column not in names:
-            raise DataError(f"{path}: column {column!r} is missing; found {found}.")
-    fields = {name: _FIELDS.get(name, name.removeprefix(_CONTEXT)) for name in names}
-    for name, field in fields.items():
-        # Every field has a table of its own; a request's record has names of its own.
-        other = next((n for n in names if n != name and fields[n] == field), None)
-        if other or field in _RESERVED:
-            taken = repr(max(name, other)) if other else "the request itself"
-            name = min(name, other) if other else name
-            raise DataError(f"{path}: column {name!r} must be renamed: {taken} takes its name.")
-        if not field:
-            raise DataError(f"{path}: column {name!r} must be renamed: it names no field.")
-
-
-def _read_csv(path: Path) -> tuple[pa.Table, np.ndarray, list[_BadRow]]:
-    """Every column as text, so that a bad number is reported with its line."""
-    with _open(path) as file:
-        header = file.readline().decode("utf-8-sig").strip()
-        is_all = not file.read(1)
-    names = [name.strip() for name in next(csv.reader([header]), [])]
-    if not names or len(set(names)) != len(names) or not all(names):
-        shown = reprlib.repr(header)
-        raise DataError(f"{path}: the first line must name the columns once each, got {shown}.")
-    if is_all:
-        raise DataError(f"{path}: holds no events.")
-    source, broken = (path, []) if _is_text(path) else _blank_what_is_no_text(path)
-    bad: list[_BadRow] = []
-
-    def on_wrong_width(row: Any) -> str:
-        reason = f"has {row.actual_columns} values, expected {row.expected_columns}"
-        bad.append(_BadRow(row.number, reason))
-        return "skip"
-
-    table = pyarrow.csv.read_csv(
-        source,
-        # One thread, and empty lines kept, or rows would have no line numbers.
-        read_options=pyarrow.csv.ReadOptions(use_threads=False, skip_rows=1, column_names=names),
-        parse_options=pyarrow.csv.ParseOptions(
-            invalid_row_handler=on_wrong_width, ignore_empty_lines=False
-        ),
-        convert_options=pyarrow.csv.ConvertOptions(
-            column_types={name: pa.string() for name in names},
-            strings_can_be_null=True,
-            null_values=["", "nan", "NaN"],
-        ),
-    )
-    every = np.arange(2, table.num_rows + len(bad) + 2)
-    lines = np.setdiff1d(every, [row.line for row in bad])
-    return table, lines, bad + broken
-
-
-def _open(path: Path) -> Any:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-
-
-def _is_text(path: Path) -> bool:
-    """Whether all of the file is UTF-8."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    try:
-        with _open(path) as file:
-            while block := file.read(2**20):
-                decoder.decode(block)
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _blank_what_is_no_text(path: Path) -> tuple[io.BytesIO, list[_BadRow]]:
-    """The file's content with empty lines in place of those that are not UTF-8."""
-    clean, broken = io.BytesIO(), []
-    with _open(path) as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                broken.append(_BadRow(number, "is not UTF-8 text"))
-                line = b"\n"
-            clean.write(line)
-    clean.seek(0)
-    return clean, broken
-
-
-def _without_bad_rows(table: pa.Table, lines: np.ndarray) -> tuple[pa.Table, list[_BadRow]]:
-    """Drops rows without ids, with a broken timestamp or an endless number, and blank lines."""
-    flags = lambda mask: mask.to_numpy()
-    blank = np.ones(table.num_rows, bool)
-    for name in table.column_names:
-        blank &= flags(pc.is_null(table[name]))
-    usable = ~blank
-    bad: list[_BadRow] = []
-
-    def reject(rows: np.ndarray, reason: Any) -> None:
-        for row in np.flatnonzero(rows & usable):
-            bad.append(_BadRow(int(lines[row]), reason(row)))
-        usable[rows] = False
-
-    for name in _REQUIRED:
-        missing = lambda row, name=name: f"{name} is missing"
-        reject(flags(pc.is_null(table[name])), missing)
-    if "timestamp" in table.column_names:
-        column = table["timestamp"]
-        if pa.types.is_string(column.type):
-            fine = pc.fill_null(pc.match_substring_regex(column, _SECONDS), False)
-        else:
-            fine = pc.and_(pc.is_valid(column), pa.types.is_integer(column.type))
-        shown = lambda row: reprlib.repr(column[row].as_py())
-        not_whole = lambda row: f"timestamp must be whole seconds, got {shown(row)}"
-        reject(~flags(fine), not_whole)
-    for name in [name for name in table.column_names if name not in _KNOWN]:
-        column = table[name]
-        if is_fraction(column):
-            column = column.cast(pa.float64())
-        if pa.types.is_floating(column.type):
-            endless = pc.greater(pc.abs(column), float(np.finfo(np.float32).max))
-            shown = lambda row, name=name, column=column: (
-                f"{name} must be a number within float32, got {column[row].as_py()}"
+        if column.role in ("label", "weight", "position", "request"):
+            raise DataError(
+                f"{table.path}: column {column.name!r} is declared as {column.role}: these are "
+                f"rows that were shown; read them by impressions:{table.path}."
             )
-            reject(flags(pc.fill_null(endless, False)), shown)
-    return table.filter(pa.array(usable)), bad
-
-
-def _interactions(path: Path, table: pa.Table) -> tuple[Interactions, list[str]]:
-    """The events, and the names of the columns that none of their fields holds."""
-
-    def column(name: str, read: Any) -> pa.Array:
-        try:
-            return read(table[name].combine_chunks())
-        except pa.ArrowException as error:
-            reason = str(error).splitlines()[0]
-            raise DataError(f"{path}: column {name!r} cannot be used: {reason}") from error
-
-    user, _ = codes(column("user_id", as_id))
-    item, item_ids = codes(column("item_id", as_id))
-    has_clock = "timestamp" in table.column_names
-    time = np.arange(table.num_rows, dtype=np.int64)
-    if has_clock:
-        time = column("timestamp", lambda values: values.cast(pa.int64())).to_numpy()
-    items: list[Attribute] = []
-    users: list[Attribute] = []
-    events: list[Attribute] = []
-    context: list[Attribute] = []
-    left_out: list[str] = []
-    for name in table.column_names:
-        if name == "behavior":
-            events.append(Attribute(name=name, values=column(name, as_id), dim=4))
-        elif name == "category_id":
-            items.append(Attribute(name="category", values=first_of(column(name, as_id), item)))
-        elif name in _KNOWN:
+        if column.role != "ignored" or column.why == "declared":
             continue
-        elif pa.types.is_nested(table[name].type) and not is_vector(table[name].type):
-            left_out.append(name)
-        else:
-            vector = is_vector(table[name].type)
-            values = column(name, as_vector if vector else as_typed)
-            transform = "identity" if vector else _STANDARD
-            if name.startswith(_CONTEXT):
-                short = name.removeprefix(_CONTEXT)
-                context.append(Attribute(name=short, values=values, dim=4, transform=transform))
-            elif constant_within(values, item):
-                items.append(
-                    Attribute(name=name, values=first_of(values, item), transform=transform)
-                )
-            elif constant_within(values, user):
-                users.append(
-                    Attribute(name=name, values=first_of(values, user), dim=8, transform=transform)
-                )
-            else:
-                left_out.append(name)
-    raw = Interactions(
-        user=user,
-        item=item,
-        time=time,
+        if column.name.lower() not in _LABELS:
+            continue
+        values = as_numbers(table.table[column.name].combine_chunks())[0].drop_null()
+        distinct = set(values.unique().to_pylist())
+        if distinct == {0.0, 1.0} or (distinct and column.name.lower() in ("label", "labels")):
+            raise DataError(
+                f"{table.path}: column {column.name!r} says what came of each row, but every row "
+                "of a file of events is an interaction. If rows were shown and some had no effect, "
+                f"read them by impressions:{table.path}; else leave the column out of the file, or "
+                "declare its role as ignored."
+            )
+
+
+def _interactions(table: DeclaredTable, protocol: Protocol) -> Interactions:
+    columns = table.columns
+    events = table.attributes("history", "event")
+    behavior, rating = columns.one("behavior"), columns.one("rating")
+    if behavior is not None:
+        attribute = table.attribute(dataclasses.replace(behavior, dim=behavior.dim or 4))
+        events = (dataclasses.replace(attribute, name="behavior"), *events)
+    ratings = None
+    if rating is not None:
+        numbers = as_numbers(table.table[rating.name].combine_chunks())[0]
+        ratings = numbers.fill_null(float("nan")).to_numpy(zero_copy_only=False)
+    item_ids, negatives = table.item_ids, None
+    if protocol.evaluation_negatives not in (UNIFORM, POPULARITY):
+        item_ids, negatives = _given(table, protocol.evaluation_negatives)
+    items = table.attributes("item", "item")
+    if len(item_ids) > len(table.item_ids):  # Given items that are of no event have no attributes.
+        more = len(item_ids) - len(table.item_ids)
+        items = tuple(
+            dataclasses.replace(
+                x, values=pa.concat_arrays([x.values, pa.nulls(more, x.values.type)])
+            )
+            for x in items
+        )
+    return Interactions(
+        user=table.user,
+        item=table.item,
+        time=table.clock.seconds,
         item_ids=item_ids,
-        items=tuple(items),
-        users=tuple(users),
-        events=tuple(events),
-        context=tuple(context),
-        has_clock=has_clock and _looks_like_seconds(time),
+        items=items,
+        users=table.attributes("user", "user"),
+        events=events,
+        context=table.attributes("context", "event"),
+        changing_items=table.attributes("item", "event"),
+        changing_users=table.attributes("user", "event"),
+        has_clock=table.clock.has_clock,
+        has_time=table.has_time,
+        user_ids=table.user_ids,
+        rating=ratings,
+        part=table.parts,
+        negatives=negatives,
     )
-    return raw, left_out
 
 
-def _looks_like_seconds(time: np.ndarray) -> bool:
-    """Timestamps that only number the events (0, 1, 2, ...) tell an order, not a time.
+def _given(table: DeclaredTable, path: str) -> tuple[pa.Array, tuple[np.ndarray, np.ndarray]]:
+    """All item ids, those of a file of pairs among them, and the pairs as indices."""
+    raw = read_table(path).table
+    ids = []
+    for role in ("user_id", "item_id"):
+        column = table.columns.one(role)
+        assert column is not None
+        if column.name not in raw.column_names:
+            found = ", ".join(raw.column_names)
+            raise DataError(f"{path}: column {column.name!r} is missing; found {found}.")
+        ids.append(read_values(raw[column.name].combine_chunks(), column).values)
+    fine = pa.compute.and_(ids[0].is_valid(), ids[1].is_valid())
+    user, item = (values.filter(fine) for values in ids)
+    new = item.filter(pa.compute.invert(pa.compute.is_in(item, table.item_ids))).unique()
+    item_ids = pa.concat_arrays([table.item_ids, new])
+    at = pa.compute.index_in(user, table.user_ids).fill_null(-1)
+    known = at.to_numpy(zero_copy_only=False) >= 0
+    items = pa.compute.index_in(item, item_ids).to_numpy(zero_copy_only=False)
+    return item_ids, (at.to_numpy(zero_copy_only=False)[known], items[known])
 
-    Seconds since 1970 of any real log lie far above; a year of them is 3e7.
-    """
-    return bool(time.max(initial=0) - time.min(initial=0) >= 86_400)
+
+def _advice(table: DeclaredTable) -> list[str]:
+    """What people should know of the times of a file."""
+    if table.has_time:
+        return []
+    notes = ["no timestamp: the order of the rows is each user's order, and there is no clock"]
+    follows = np.flatnonzero(np.diff(table.user) != 0)
+    if len(follows) + 1 > len(table.user_ids):
+        notes.append(
+            "the rows are not sorted by user: their order is taken as the order of time for all"
+        )
+    return notes

@@ -1,50 +1,52 @@
 """From a log of interactions to a data set: one protocol for every such source.
 
 Per user by (timestamp, file order): the last event is the test target, the one before it the
-validation target, the newest `max_train_per_user` earlier ones are training targets. The history
-of a target is what came before it. Each validation and test target comes with one item, drawn
-uniformly among those that the user never touches in the whole log; training negatives are drawn
-anew each epoch by the pipeline. Users of fewer than three events are left out, and with them the
-items that nobody else touched.
+validation target, the newest `max_train_per_user` earlier ones are training targets (`Protocol`
+has other splits). The history of a target is what came before it. Each validation and test target
+comes with one item, drawn among those that the user never touches in the whole log; training
+negatives are drawn anew each epoch by the pipeline, from what training knows. Users of fewer than
+three events are left out, and with them the items that nobody else touched; so are users who
+touched every item, as nothing is left to compare theirs with.
+
+Rows that say the same are one event, unless they are kept: a copy would be target and history at
+once. For the same reason the history of a target ends before its own item in the same second.
 
 Known values are those of events that training may see: an item that only ever is a target of
 validation or test is unseen (row 1).
 """
 
+from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ...zoo.features import Field, KnownRows, RowMap, Schema, Table, signatures
-from ...zoo.features.record import numbers_of, rows_of
-from ...zoo.features.transforms import fitted, function
+from ...zoo.features import RowMap, Schema
 from . import columns, draws
+from .as_of import LastSeen, Seconds, last_of_user
 from .dataset import Dataset
+from .declaration.guess import codes_of
+from .encoding import SEGMENTS, Attribute, Encoder, event_column
 from .errors import DataError
 from .event_log import EventLog, Requests
-from .pipeline import with_negatives
+from .pipeline import with_candidates, with_negatives
+from .protocol import (
+    POPULARITY,
+    TEST,
+    TRAIN,
+    UNIFORM,
+    VALIDATION,
+    Protocol,
+    newest_of_each,
+    not_behind_later_parts,
+    parts_by_position,
+    parts_by_time,
+    repeats,
+)
 
-MIN_EVENTS = 3
-ITEM_DIM = 16
-# Fields by which metrics are broken down, where a log has them.
-SEGMENTS = ("scene", "segment")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Attribute:
-    """A column of items, users or events: raw values, and how a field reads them.
-
-    `values` is an Arrow array: integers or text (an id; as a dictionary, if few repeat often),
-    lists of them (a bag), floats (dense), lists of floats of one length (a dense vector). What
-    `transform` has to learn (see `zoo.features.transforms`), it learns from what training sees.
-    """
-
-    name: str
-    values: Any
-    dim: int = ITEM_DIM
-    transform: str = "identity"
+_NAMED = 5  # Users that a message names.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,15 @@ class Interactions:
       items: attributes with N values. users: with U values. events: with E values.
       context: attributes with E values that are known before the event, such as its scene; those
         of the target's own event are the request's.
+      changing_items, changing_users: attributes with E values that an item or a user has from that
+        event on, such as a price or a city. A candidate has the item's last one before the
+        request; the request's context has the user's; a past event has its own price.
       has_clock: whether `time` is in seconds.
+      has_time: whether `time` comes from the file, and is not only the order of its rows.
+      user_ids: (U,) Arrow array of the users' published ids, for messages.
+      rating: (E,) numbers, NaN where none, for `Protocol.min_rating`.
+      part: (E,) 0, 1 or 2 where files of one's own say what is to train, validate and test on.
+      negatives: indices (user, item) of given evaluation negatives.
     """
 
     user: np.ndarray
@@ -69,7 +79,14 @@ class Interactions:
     users: tuple[Attribute, ...] = ()
     events: tuple[Attribute, ...] = ()
     context: tuple[Attribute, ...] = ()
+    changing_items: tuple[Attribute, ...] = ()
+    changing_users: tuple[Attribute, ...] = ()
     has_clock: bool = True
+    has_time: bool = True
+    user_ids: Any = None
+    rating: np.ndarray | None = None
+    part: np.ndarray | None = None
+    negatives: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def build(
@@ -80,240 +97,358 @@ def build(
     task: str = "click",
     row_maps: dict[str, RowMap] | None = None,
     transforms: dict[str, str] | None = None,
+    protocol: Protocol | None = None,
 ) -> Dataset:
-    """Applies the protocol. Raises DataError if no user has three events, or one touched all items.
+    """Applies the protocol. Raises DataError if nothing is left to train, validate and test on.
 
     `row_maps` and `transforms` (of dense fields, by "role.name") are those of an earlier run, for
     data that its model is to score; by default every table gets a vocabulary of the values that
     training may see, and every transform learns from them.
 
     Of an event the log takes 12 bytes, and 4 for each attribute; beside it and `raw` (which is let
-    go in time if the caller keeps no name for it) at most 12 more are held.
+    go in time if the caller keeps no name for it) at most 16 more are held.
     """
     if max_train_per_user < 1:
         raise ValueError(f"max_train_per_user must be >= 1, got {max_train_per_user}.")
-    num_users = max((len(attribute.values) for attribute in raw.users), default=0)
-    counts = columns.count(raw.user, num_users)
-    if counts.max(initial=0) < MIN_EVENTS:
-        raise DataError(
-            f"{name}: every user has fewer than {MIN_EVENTS} events ({len(raw.user)} events of "
-            f"{(counts > 0).sum()} users): nothing to train, validate and test on."
-        )
-    kept = counts >= MIN_EVENTS
-    order = _order(raw, kept, int(counts[kept].sum()))
-    user_ids = np.flatnonzero(kept)
-    offsets = np.concatenate([[0], np.cumsum(counts[user_ids])])
-    ends = offsets[1:]
+    protocol, facts = protocol or Protocol(), {}
+    labels = _Labels.of(name, raw, protocol)
+    order = _chosen_events(name, raw, protocol, labels, facts)
+    user = columns.take(raw.user, order)
+    starts = np.flatnonzero(np.diff(user, prepend=-1))
+    user_ids, offsets = user[starts].astype(np.int64), np.append(starts, len(order))
+    del user
+    catalogue, item = _catalogue(raw, order)
+    time = columns.take(raw.time, order, np.int64)
+    labels = labels.take(order)
+    part = _parts(name, raw, order, offsets, time, labels.is_target, protocol, facts)
+    for_training = part == TRAIN
 
-    # Who leaves takes along the items that nobody else touched: they are of no event, and drawn as
-    # negatives they would be told by being unknown.
+    def seen(values: np.ndarray, size: int) -> np.ndarray:
+        """How often each value stands in the ordered events that training may see."""
+        return columns.count(values, size) - columns.count(values[~for_training], size)
+
+    encoder = Encoder(row_maps or {}, transforms or {})
+    listed = (Attribute(name="item", values=raw.item_ids), *raw.items)
+    listed = [dataclasses.replace(x, values=x.values.take(pa.array(catalogue))) for x in listed]
+    of_items = seen(item, len(catalogue))
+    for_items = {x.name: encoder.add(x, ("candidate", "history"), of_items) for x in listed}
+    for_users = {}
+    for x in raw.users:
+        kept = np.zeros(len(x.values), bool)
+        kept[user_ids] = True
+        for_users[x.name] = encoder.add(x, ("user",), kept)[user_ids]
+    column = functools.partial(event_column, encoder, order, seen, for_training)
+    for_events = {x.name: column(x, ("history",)) for x in raw.events}
+    changing = {x.name: column(x, ("candidate", "history")) for x in raw.changing_items}
+    if changing and raw.has_time and not raw.has_clock:
+        first = next(iter(changing))
+        raise DataError(f"{name}: {first!r} is read as of the event, which needs a clock.")
+    for x, value in changing.items():
+        for_items[x] = _newest(item[for_training], value[for_training], len(catalogue))
+    log = EventLog(
+        offsets=offsets,
+        item=item,
+        time=time,
+        event=for_events | changing,
+        items=for_items,
+        users=for_users,
+        has_clock=raw.has_clock,
+    )
+    context = {x.name: column(x, ("context",)) for x in raw.context}
+    seconds = Seconds.of(log)
+    for x in raw.changing_users:
+        value, missing = column(x, ("context",)), encoder.missing("context", x.name)
+        context[x.name] = last_of_user(value, seconds, log, missing)
+    given, tasks = _given(raw, catalogue, user_ids), protocol.tasks or (task,)
+    # Else what nobody reads any more would be held to the end.
+    del raw, order, item, column
+
+    def targets(index: np.ndarray) -> Requests:
+        """One request for each of these events."""
+        owner = np.searchsorted(offsets, index, side="right").astype(np.int32) - np.int32(1)
+        return Requests(
+            user=owner,
+            cut=seconds.own[index] - offsets[owner],
+            time=log.time[index],
+            candidate=log.item[index][:, None],
+            label={name: labels.of_task(k, index)[:, None] for k, name in enumerate(tasks)},
+            context={name: column[index] for name, column in context.items()},
+        )
+
+    chosen = [np.flatnonzero((part == own) & labels.is_target) for own in range(3)]
+    chosen = [not_behind_later_parts(index, offsets, part, own) for own, index in enumerate(chosen)]
+    train = newest_of_each(chosen[TRAIN], offsets, max_train_per_user)
+    # Before the requests of training, which are many: what tells untouched items is large.
+    try:
+        untouched = draws.UntouchedItems(log)
+        judged = _Judged(untouched, log, protocol, columns.count(log.item[for_training]), given)
+        validation, test = (
+            judged(split, targets(chosen[split]), chosen[split]) for split in (VALIDATION, TEST)
+        )
+        train = _with_something_to_draw(log, train, of_items, untouched, facts)
+    except ValueError as error:
+        raise DataError(f"{name}: {error}") from error
+    requests = {"train": targets(train), "validation": validation, "test": test}
+    for split, some in requests.items():
+        if not len(some):
+            raise DataError(f"{name}: no event is left for {split} ({protocol.split} split).")
+    appeared = np.full(log.num_items, draws.NEVER)
+    np.minimum.at(appeared, log.item[for_training], log.time[for_training])
+    complete: Callable[[Requests], Requests] = lambda requests: requests
+    if changing:
+        complete = LastSeen(log, {x: encoder.missing("candidate", x) for x in changing})
+    return Dataset(
+        name=name,
+        schema=Schema(tables=tuple(encoder.tables), fields=tuple(encoder.fields), tasks=tasks),
+        row_maps=encoder.row_maps,
+        log=log,
+        train=requests["train"],
+        validation=complete(validation),
+        test=complete(test),
+        samples_negatives=True,
+        segments={name: encoder.labels[name] for name in SEGMENTS if name in encoder.labels},
+        facts={
+            "users": log.num_users,
+            "items": int(np.count_nonzero(columns.count(log.item))),
+            "events": log.num_events,
+            **facts,
+        },
+        appeared=appeared,
+        complete=complete,
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Labels:
+    """Which events are targets, and how far each went along the tasks.
+
+    `reached` (E,) is the number of the task of an event's behaviour, -1 for none.
+    """
+
+    reached: np.ndarray
+
+    @staticmethod
+    def of(name: str, raw: Interactions, protocol: Protocol) -> "_Labels":
+        if not protocol.tasks:
+            return _Labels(np.zeros(len(raw.user), np.int8))
+        behavior = next((x.values for x in raw.events if x.name == "behavior"), None)
+        if behavior is None:
+            raise DataError(f"{name}: tasks are behaviours, but the events have none.")
+        coded = behavior if pa.types.is_dictionary(behavior.type) else behavior.dictionary_encode()
+        known = [str(value) for value in coded.dictionary.to_pylist()]
+        for task in protocol.tasks:
+            if task not in known:
+                raise DataError(f"{name}: no event is a {task!r} ({', '.join(known)}).")
+        number = [protocol.tasks.index(x) if x in protocol.tasks else -1 for x in known]
+        code = coded.indices.fill_null(len(known)).to_numpy(zero_copy_only=False)
+        return _Labels(np.array([*number, -1], np.int8)[code])
+
+    @property
+    def is_target(self) -> np.ndarray:
+        return self.reached >= 0
+
+    def take(self, order: np.ndarray) -> "_Labels":
+        return _Labels(columns.take(self.reached, order))
+
+    def of_task(self, task: int, index: np.ndarray) -> np.ndarray:
+        return (self.reached[index] >= task).astype(np.float32)
+
+
+def _chosen_events(
+    name: str, raw: Interactions, protocol: Protocol, labels: _Labels, facts: dict[str, Any]
+) -> np.ndarray:
+    """The events that are kept, by user and time; file order breaks ties."""
+    order = np.lexsort((raw.time, raw.user))
+    if len(order) < 2**31:  # Half of what an int64 order would take, from here on.
+        order = order.astype(np.int32)
+    if protocol.duplicates == "drop":
+        copies = _copies(raw, order)
+        if copies.any():
+            facts["duplicate rows dropped"] = int(copies.sum())
+            order = order[~copies]
+    if protocol.min_rating:
+        if raw.rating is None:
+            raise DataError(f"{name}: min_rating needs ratings, and the events have none.")
+        low = ~(raw.rating[order] >= protocol.min_rating)
+        facts[f"events rated below {protocol.min_rating:g} left out"] = int(low.sum())
+        order = order[~low]
+    counts = columns.count(raw.user[order][labels.is_target[order]])
+    everyone = int(np.count_nonzero(columns.count(raw.user)))
+    if counts.max(initial=0) < protocol.min_events:
+        raise DataError(
+            f"{name}: every user has fewer than {protocol.min_events} events ({len(order)} events "
+            f"of {everyone} users): nothing to train, validate and test on."
+        )
+    kept = np.zeros(int(raw.user.max(initial=0)) + 1, bool)
+    kept[: len(counts)] = counts >= protocol.min_events
+    facts[f"users dropped (fewer than {protocol.min_events} events)"] = everyone - int(kept.sum())
+    order = order[kept[raw.user[order]]]
+    full: list[int] = []
+    while len(more := _who_has_all(raw, order)):
+        full += more.tolist()
+        order = order[~np.isin(raw.user[order], more)]
+    if full:
+        facts["users left out (touched every item)"] = _named(raw, full)
+    if not len(order):
+        raise DataError(
+            f"{name}: every user touched all items ({_named(raw, full)}): nothing can be drawn to "
+            "compare theirs with."
+        )
+    return order
+
+
+def _named(raw: Interactions, users: list[int]) -> str:
+    ids = users if raw.user_ids is None else [raw.user_ids[user].as_py() for user in users]
+    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    return ", ".join(map(str, ids[:_NAMED])) + more
+
+
+def _who_has_all(raw: Interactions, order: np.ndarray) -> np.ndarray:
+    """Users who touched every item of the catalogue that the events of `order` leave."""
+    touched = columns.count(columns.take(raw.item, order), len(raw.item_ids))
+    of_nobody = columns.count(raw.item, len(touched)) == 0
+    size = int(np.count_nonzero((touched > 0) | of_nobody))
+    user = columns.take(raw.user, order)
+    counts = columns.count(user)
+    many = np.flatnonzero(counts >= size)
+    some = order[np.isin(user, many)]
+    pairs = np.unique(np.stack([raw.user[some], raw.item[some]]).astype(np.int64), axis=1)
+    owner, distinct = np.unique(pairs[0], return_counts=True)
+    return owner[distinct >= size]
+
+
+def _copies(raw: Interactions, order: np.ndarray) -> np.ndarray:
+    """(E,) of the ordered events, whether each says what one before it says."""
+    attributes = (*raw.events, *raw.context, *raw.changing_items, *raw.changing_users)
+    if raw.has_time:
+        # Copies stand in the same second of a user: only where there are two is more to compare.
+        result = np.zeros(len(order), bool)
+        same = np.zeros(len(order), bool)
+        for piece in columns.pieces(len(order)):
+            at = order[piece]
+            before = order[np.maximum(np.arange(piece.start, piece.stop) - 1, 0)]
+            same[piece] = (raw.user[at] == raw.user[before]) & (raw.time[at] == raw.time[before])
+        same[:1] = False
+        some = np.flatnonzero(same | np.append(same[1:], False))
+        run = np.cumsum(~same)[some]
+    else:
+        result, some, run = np.zeros(len(order), bool), np.arange(len(order)), raw.user[order]
+    rows = order[some]
+    keys = [codes_of(x.values.take(pa.array(rows))) for x in attributes]
+    if raw.rating is not None:
+        keys.append(raw.rating[rows])
+    result[some] = repeats(run, raw.item[rows], *keys)
+    return result
+
+
+def _catalogue(raw: Interactions, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The items that stay, and the item of each event, numbered among them.
+
+    Who leaves takes along the items that nobody else touched: as negatives they would be
+    recognisable, since their rows are never trained.
+    """
     item = columns.take(raw.item, order, np.int32)
     touched = columns.count(item, len(raw.item_ids))
     catalogue = np.flatnonzero((touched > 0) | (columns.count(raw.item, len(touched)) == 0))
     renamed = np.zeros(len(touched), np.int32)
     renamed[catalogue] = np.arange(len(catalogue), dtype=np.int32)
-    item = columns.take(renamed, item)
-
-    def seen(values: np.ndarray, size: int) -> np.ndarray:
-        """How often each value stands in the ordered events that training may see."""
-        late = np.concatenate([values[ends - 1], values[ends - 2]])
-        return columns.count(values, size) - columns.count(late, size)
-
-    encoder = _Encoder(row_maps or {}, transforms or {})
-    listed = (Attribute(name="item", values=raw.item_ids), *raw.items)
-    listed = [dataclasses.replace(x, values=x.values.take(pa.array(catalogue))) for x in listed]
-    of_items = seen(item, len(catalogue))
-    for_items = {x.name: encoder.add(x, ("candidate", "history"), of_items) for x in listed}
-    for_users = {x.name: encoder.add(x, ("user",), kept)[user_ids] for x in raw.users}
-    log = EventLog(
-        offsets=offsets,
-        item=item,
-        time=columns.take(raw.time, order, np.int64),
-        event={
-            x.name: _event_column(encoder, x, ("history",), order, seen, ends) for x in raw.events
-        },
-        items=for_items,
-        users=for_users,
-        has_clock=raw.has_clock,
-    )
-    context = {
-        x.name: _event_column(encoder, x, ("context",), order, seen, ends) for x in raw.context
-    }
-    # Else what nobody reads any more would be held to the end.
-    del raw, order, item
-
-    def targets(first: np.ndarray, end: np.ndarray) -> Requests:
-        """One request for each event in `first[u]:end[u]` of every user."""
-        sizes = np.maximum(end - first, 0)
-        user = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
-        index = np.arange(len(user)) + np.repeat(first - np.cumsum(sizes) + sizes, sizes)
-        return Requests(
-            user=user,
-            cut=index - offsets[user],
-            time=log.time[index],
-            candidate=log.item[index][:, None],
-            label={task: np.ones((len(index), 1), np.float32)},
-            context={name: column[index] for name, column in context.items()},
-        )
-
-    # Before the requests of training, which are many: what tells untouched items is large.
-    validation, test = _judged(name, log, targets(ends - 2, ends - 1), targets(ends - 1, ends))
-    return Dataset(
-        name=name,
-        schema=Schema(tables=tuple(encoder.tables), fields=tuple(encoder.fields), tasks=(task,)),
-        row_maps=encoder.row_maps,
-        log=log,
-        train=targets(np.maximum(offsets[:-1], ends - 2 - max_train_per_user), ends - 2),
-        validation=validation,
-        test=test,
-        samples_negatives=True,
-        segments={name: encoder.labels[name] for name in SEGMENTS if name in encoder.labels},
-        facts={
-            "users": log.num_users,
-            "items": int(np.count_nonzero(touched)),
-            "events": log.num_events,
-            "users dropped (fewer than 3 events)": int((counts > 0).sum() - log.num_users),
-        },
-    )
+    return catalogue, columns.take(renamed, item)
 
 
-def _judged(name: str, log: EventLog, *parts: Requests) -> list[Requests]:
-    """Validation and test: each target with one item that its user never touches."""
-    try:
-        untouched = draws.UntouchedItems(log)
-    except ValueError as error:
-        raise DataError(f"{name}: {error}") from error
-    fingerprint = log.fingerprint()
-    judged = []
-    for split, requests in enumerate(parts, start=1):
-        negative = untouched.draw(requests.user, 1, fingerprint, split, requests.user)
-        pairs = with_negatives(requests, negative, fingerprint, split, requests.user)
-        judged.append(dataclasses.replace(pairs, weight={}))
-    return judged
+def _parts(
+    name: str,
+    raw: Interactions,
+    order: np.ndarray,
+    offsets: np.ndarray,
+    time: np.ndarray,
+    is_target: np.ndarray,
+    protocol: Protocol,
+    facts: dict[str, Any],
+) -> np.ndarray:
+    """(E,) what each event is for: TRAIN, VALIDATION or TEST."""
+    if raw.part is not None:
+        return columns.take(raw.part, order, np.int8)
+    if protocol.split == "last":
+        return parts_by_position(offsets, is_target)
+    if not raw.has_clock:
+        raise DataError(f"{name}: a split by time needs a clock; these events only have an order.")
+    part, moments = parts_by_time(time, protocol.split_at)
+    facts["split at"] = ", ".join(f"{moment:.0f}" for moment in moments)
+    return part
 
 
-def _order(raw: Interactions, kept: np.ndarray, size: int) -> np.ndarray:
-    """(size,) the events of kept users, by user and time; file order breaks ties."""
-    order = np.lexsort((raw.time, raw.user))
-    # Half of what an int64 order would take, from here on.
-    result = np.empty(size, np.int32 if len(order) < 2**31 else np.int64)
-    start = 0
-    for piece in columns.pieces(len(order)):
-        part = order[piece]
-        part = part[kept[raw.user[part]]]
-        result[start : start + len(part)] = part
-        start += len(part)
+def _newest(item: np.ndarray, value: np.ndarray, size: int) -> np.ndarray:
+    """(size, ...) the value of each item's last event in the order given; zeros for none."""
+    result = np.zeros((size, *value.shape[1:]), value.dtype)
+    result[item] = value
     return result
 
 
-class _Encoder:
-    """Turns attributes into columns; gathers their fields, tables and vocabularies."""
+def _given(
+    raw: Interactions, catalogue: np.ndarray, user_ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Given negatives as (user, item) of the log, those of users and items that are left."""
+    if raw.negatives is None:
+        return None
+    users = np.full(int(raw.user.max(initial=0)) + 2, -1)
+    users[user_ids] = np.arange(len(user_ids))
+    items = np.full(len(raw.item_ids) + 1, -1)
+    items[catalogue] = np.arange(len(catalogue))
+    user, item = users[raw.negatives[0]], items[raw.negatives[1]]
+    fine = (user >= 0) & (item >= 0)
+    return user[fine], item[fine]
 
-    def __init__(self, given: dict[str, RowMap], transforms: dict[str, str]):
-        self._given, self._transforms = given, transforms
-        self.labels: dict[str, dict[int, str]] = {}
-        self.fields: list[Field] = []
-        self.tables: list[Table] = []
-        self.row_maps: dict[str, RowMap] = {}
 
-    def add(self, attribute: Attribute, roles: tuple[str, ...], weight: np.ndarray) -> np.ndarray:
-        """The encoded values; `weight` is how often training sees each: if never, it is unknown."""
-        field, flat, owners = _read(attribute)
-        if field.kind == "dense":
-            return self._numbers(field, flat, roles, weight)
-        self.fields += [dataclasses.replace(field, role=role) for role in roles]
-        if field.name in self._given:
-            row_map = self._given[field.name]
-        else:
-            known = flat.filter(pa.array(weight[owners] > 0)).drop_null().unique()
-            signed = signatures(
-                field.name, known.to_numpy() if field.value == "int" else known.to_pylist()
+class _Judged:
+    """Makes requests of validation and test of targets: adds the items to compare them with."""
+
+    def __init__(
+        self,
+        untouched: draws.UntouchedItems,
+        log: EventLog,
+        protocol: Protocol,
+        popularity: np.ndarray,
+        given: tuple[np.ndarray, np.ndarray] | None,
+    ):
+        self._untouched, self._log, self._given = untouched, log, given
+        self._proposal: draws.Proposal = draws.Everything(log.num_items)
+        if protocol.evaluation_negatives == POPULARITY:
+            self._proposal = draws.ByCount(popularity)
+        elif protocol.evaluation_negatives != UNIFORM and given is None:
+            raise ValueError(
+                f"evaluation_negatives must be {UNIFORM}, {POPULARITY} or a file of pairs, got "
+                f"{protocol.evaluation_negatives!r}."
             )
-            row_map = KnownRows.of(signed)
-        self.row_maps[field.name] = row_map
-        self.tables.append(Table(name=field.table_name, rows=row_map.rows, dim=attribute.dim))
-        rows = rows_of(field.name, flat, self.row_maps)
-        if field.name in SEGMENTS:
-            text = flat.cast(pa.string()).to_pylist()
-            self.labels[field.name] = {int(r): t for r, t in zip(rows, text, strict=True) if r > 1}
-        if field.kind == "bag":
-            within = np.arange(len(rows)) - np.searchsorted(owners, owners)
-            bag = np.zeros((len(attribute.values), field.width or 1), np.int32)
-            bag[owners, within] = rows
-            rows = bag
-        return rows
+        self._fingerprint = log.fingerprint()
 
-    def _numbers(
-        self, field: Field, values: np.ndarray, roles: tuple[str, ...], weight: np.ndarray
-    ) -> np.ndarray:
-        """Dense values (n,) or (n, width), NaN where missing, after their transform."""
-        text = self._transforms.get(f"{roles[0]}.{field.name}", field.transform)
-        text = fitted(text, values[weight > 0].ravel())
-        self.fields += [dataclasses.replace(field, role=role, transform=text) for role in roles]
-        return function(text)(values)
+    def __call__(self, split: int, requests: Requests, index: np.ndarray) -> Requests:
+        """The requests of one split; `index` says of which events they are."""
+        if self._given is not None:
+            return with_candidates(requests, *self._given)
+        # A user who is asked once is told by their number, whatever else the log holds.
+        once = len(np.unique(requests.user)) == len(requests)
+        address = self._fingerprint, split, requests.user if once else index
+        negative = self._untouched.draw(requests.user, 1, *address, proposal=self._proposal)
+        return dataclasses.replace(with_negatives(requests, negative, *address), weight={})
 
 
-def _event_column(
-    encoder: _Encoder,
-    attribute: Attribute,
-    roles: tuple[str, ...],
-    order: np.ndarray,
-    seen: Any,
-    ends: np.ndarray,
+def _with_something_to_draw(
+    log: EventLog,
+    train: np.ndarray,
+    seen: np.ndarray,
+    untouched: draws.UntouchedItems,
+    facts: dict[str, Any],
 ) -> np.ndarray:
-    """The encoded values of an attribute of the ordered events."""
-    values = attribute.values
-    if pa.types.is_floating(values.type) or pa.types.is_nested(values.type):
-        weight = np.zeros(len(values), bool)
-        weight[order] = True
-        weight[order[ends - 1]] = weight[order[ends - 2]] = False
-        return columns.take(encoder.add(attribute, roles, weight), order)
-    # There are few distinct values: encode each once. One more code stands for null.
-    coded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-    size = len(coded.dictionary)
-    code = coded.indices
-    if code.null_count:
-        code = code.cast(pa.int32()).fill_null(size)
-    code = columns.take(code.to_numpy(), order)
-    distinct = dataclasses.replace(attribute, values=coded.dictionary)
-    rows = encoder.add(distinct, roles, seen(code, size + 1)[:size])
-    return columns.take(np.append(rows, np.int32(0)), code)
-
-
-def _read(attribute: Attribute) -> tuple[Field, Any, np.ndarray]:
-    """The field of an attribute (role to be set), its flat values, and whose each value is."""
-    values, name = attribute.values, attribute.name
-    owners = np.arange(len(values))
-    if pa.types.is_floating(values.type):
-        field = Field(name=name, role="user", kind="dense", transform=attribute.transform)
-        return field, numbers_of(values), owners
-    if pa.types.is_list(values.type) and pa.types.is_floating(values.type.value_type):
-        return _read_vectors(attribute)
-    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-        sizes = values.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-        kind = "int" if pa.types.is_integer(values.type.value_type) else "string"
-        width = max(1, int(sizes.max(initial=0)))
-        field = Field(name=name, role="user", kind="bag", width=width, value=kind)
-        flat = values.flatten()
-        owners = np.repeat(owners, sizes)
-    else:
-        kind = "int" if pa.types.is_integer(values.type) else "string"
-        field, flat = Field(name=name, role="user", value=kind), values
-    return field, flat.cast(pa.int64() if kind == "int" else pa.string()), owners
-
-
-def _read_vectors(attribute: Attribute) -> tuple[Field, np.ndarray, np.ndarray]:
-    """Like `_read`; (n, width) numbers. Raises DataError unless all vectors are of one length."""
-    values, name = attribute.values, attribute.name
-    sizes = np.unique(values.value_lengths().drop_null().to_numpy())
-    if len(sizes) != 1 or sizes[0] == 0:
-        found = ", ".join(map(str, sizes[:5])) or "none"
-        raise DataError(f"Vectors of {name!r} must all have one length, got {found}.")
-    width = int(sizes[0])
-    if np.isinf(numbers_of(values.flatten())).any():
-        raise DataError(f"Vectors of {name!r} must hold finite numbers within float32.")
-    numbers = np.full((len(values), width), np.nan, np.float32)
-    real = values.is_valid().to_numpy(zero_copy_only=False)
-    numbers[real] = numbers_of(values.flatten()).reshape(-1, width)
-    field = Field(name=name, role="user", kind="dense", width=width, transform=attribute.transform)
-    return field, numbers, np.arange(len(values))
+    """The targets of users who have not touched everything that training knows."""
+    known = np.flatnonzero(seen > 0)
+    many = np.flatnonzero(log.lengths() >= len(known))
+    if not len(many):
+        return train
+    full = many[untouched.touched_among(known)[many] >= len(known)]
+    owner = np.searchsorted(log.offsets, train, side="right") - 1
+    stuck = np.isin(owner, full)
+    if stuck.any():
+        facts["training targets left out (their users touched all that training knows)"] = int(
+            stuck.sum()
+        )
+    return train[~stuck]

@@ -187,19 +187,51 @@ def with_negatives(requests: Requests, negative: np.ndarray, *address: Any) -> R
     depends on `address` (see `draws`), which broadcasts against the requests.
     """
     size, count = negative.shape
-    task = next(iter(requests.label))
     candidate = np.concatenate([requests.candidate, negative], axis=1)
     is_positive = np.arange(1 + count) == 0
     parts = [np.asarray(part)[..., None] for part in address]
     noise = draws.bits(*parts, np.arange(1 + count), -1)
     order = np.argsort(np.broadcast_to(noise, candidate.shape), axis=1)
-    label = is_positive[order].astype(np.float32)
+    first = is_positive[order]
+    weight = np.where(first, np.float32(count), np.float32(1))
     return dataclasses.replace(
         requests,
         candidate=np.take_along_axis(candidate, order, axis=1),
-        label={task: label},
-        weight={task: np.where(label > 0, np.float32(count), np.float32(1))},
+        label={
+            task: np.where(first, label, np.float32(0)) for task, label in requests.label.items()
+        },
+        weight=dict.fromkeys(requests.label, weight),
     )
+
+
+def with_candidates(requests: Requests, user: np.ndarray, item: np.ndarray) -> Requests:
+    """Adds given items of label 0 to requests of one positive, which stands first.
+
+    Args:
+      requests: of one candidate each.
+      user, item: (P,) pairs; a request gets all items of its user but its own candidate.
+
+    Raises:
+      ValueError: a user of the requests has no other item.
+    """
+    pairs = np.unique(np.stack([user, item]).astype(np.int64), axis=1)
+    starts = np.searchsorted(pairs[0], requests.user)
+    sizes = np.searchsorted(pairs[0], requests.user, side="right") - starts
+    width = int(sizes.max(initial=0))
+    column = np.arange(width)
+    real = column < sizes[:, None]
+    more = np.where(real, pairs[1][np.where(real, starts[:, None] + column, 0)], -1)
+    more = np.where(more == requests.candidate, -1, more).astype(np.int32)
+    lonely = np.flatnonzero(~(more >= 0).any(axis=1)) if width else np.arange(len(requests))
+    if len(lonely):
+        raise ValueError(
+            f"evaluation_negatives: {len(lonely)} targets have no given item, first that of user "
+            f"{requests.user[lonely[0]]} of the log."
+        )
+    candidate = np.concatenate([requests.candidate, more], axis=1)
+    empty = np.zeros(more.shape, np.float32)
+    label = {task: np.concatenate([x, empty], axis=1) for task, x in requests.label.items()}
+    return dataclasses.replace(requests, candidate=candidate, label=label)
 
 
 def fill_up(requests: Requests, size: int) -> Requests:

@@ -246,5 +246,5 @@ def with_statistics(dataset: Dataset, texts: Sequence[str]) -> Dataset:
         train=train,
         validation=statistics.add(dataset.validation),
         test=statistics.add(dataset.test),
-        complete=statistics.add,
+        complete=lambda requests: statistics.add(dataset.complete(requests)),
     )
