@@ -30,6 +30,7 @@ import pyarrow.parquet
 
 from ...zoo.features import RowMap
 from . import interactions
+from .arrow_buffers import reader_of
 from .dataset import Dataset
 from .errors import DataError
 from .event_columns import (
@@ -220,7 +221,7 @@ def _is_text(path: Path) -> bool:
     return True
 
 
-def _blank_what_is_no_text(path: Path) -> tuple[io.BytesIO, list[_BadRow]]:
+def _blank_what_is_no_text(path: Path) -> tuple[pa.BufferReader, list[_BadRow]]:
     """The file's content with empty lines in place of those that are not UTF-8."""
     clean, broken = io.BytesIO(), []
     with _open(path) as file:
@@ -231,8 +232,7 @@ def _blank_what_is_no_text(path: Path) -> tuple[io.BytesIO, list[_BadRow]]:
                 broken.append(_BadRow(number, "is not UTF-8 text"))
                 line = b"\n"
             clean.write(line)
-    clean.seek(0)
-    return clean, broken
+    return reader_of(clean.getbuffer()), broken
 
 
 def _without_bad_rows(table: pa.Table, lines: np.ndarray) -> tuple[pa.Table, list[_BadRow]]:
