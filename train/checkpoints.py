@@ -2,7 +2,8 @@
 
 A checkpoint is a folder named by its step. It is written aside and renamed, so a half-written one
 is never taken for a whole one; its checksums are verified before it is read, so a damaged one is
-refused, and the one before it is used.
+refused, and the one before it is used. It says nothing of the devices that wrote it: arrays are
+saved as the host holds them, and restored onto the default device of whoever reads them.
 """
 
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ class CheckpointError(ValueError):
 def save(folder: Path, step: int, state: Any, note: dict[str, Any], *, keep: int = 2) -> Path:
     """Writes `state` (a pytree of arrays) and `note` (JSON) as `folder/<step>`.
 
+    Arrays that several devices hold must be whole on each: a replica is saved once.
+
     Older checkpoints beyond the newest `keep` are removed afterwards.
     """
     import orbax.checkpoint as ocp
@@ -42,7 +45,8 @@ def save(folder: Path, step: int, state: Any, note: dict[str, Any], *, keep: int
             shutil.rmtree(stale)
     aside.mkdir(parents=True)
     with _to_the_end(), ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(aside / _ARRAYS, _plain(state))
+        # Orbax would save where each array lies, and want the same devices to read it back.
+        checkpointer.save(aside / _ARRAYS, jax.device_get(_plain(state)))
     (aside / _NOTE).write_text(json.dumps(note))
     (aside / _MANIFEST).write_text(json.dumps(_checksums(aside), indent=1, sort_keys=True))
     aside.rename(final)
@@ -52,7 +56,7 @@ def save(folder: Path, step: int, state: Any, note: dict[str, Any], *, keep: int
 
 
 def restore(folder: Path, like: Any) -> tuple[int, Any, dict[str, Any]]:
-    """Reads the newest undamaged checkpoint as (step, state, note).
+    """Reads the newest undamaged checkpoint as (step, state, note), onto JAX's default device.
 
     Args:
       folder: where `save` wrote.
@@ -64,6 +68,7 @@ def restore(folder: Path, like: Any) -> tuple[int, Any, dict[str, Any]]:
     import orbax.checkpoint as ocp
 
     folder = folder.absolute()
+    here = jax.sharding.SingleDeviceSharding(_default_device())
     reasons = []
     for step in steps(folder):
         path = folder / str(step)
@@ -74,7 +79,9 @@ def restore(folder: Path, like: Any) -> tuple[int, Any, dict[str, Any]]:
             continue
         note = json.loads((path / _NOTE).read_text())
         plain = _plain(like)
-        target = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in plain.items()}
+        target = {
+            k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for k, x in plain.items()
+        }
         with ocp.StandardCheckpointer() as checkpointer:
             saved = checkpointer.metadata(path / _ARRAYS)
             _require_same(path, target, saved.item_metadata.tree)
@@ -83,6 +90,19 @@ def restore(folder: Path, like: Any) -> tuple[int, Any, dict[str, Any]]:
         leaves = [arrays[name] for name in plain]
         return step, jax.tree.unflatten(jax.tree.structure(like), leaves), note
     raise CheckpointError("; ".join(reasons) or f"{folder}: there is no checkpoint.")
+
+
+def newest_note(folder: Path) -> dict[str, Any]:
+    """The note of the newest checkpoint whose note can be read, unverified; {} if there is none."""
+    for step in steps(folder):
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads((folder / str(step) / _NOTE).read_text())
+    return {}
+
+
+def _default_device() -> jax.Device:
+    """Where JAX puts what it makes: its first device, unless it was told otherwise."""
+    return next(iter(jax.numpy.zeros(()).devices()))
 
 
 @contextlib.contextmanager

@@ -197,5 +197,8 @@ def segments(dataset: Dataset, requests: Requests) -> dict[str, np.ndarray]:
             row = requests.context[name]
         else:
             row = dataset.log.users[name][requests.user]
-        result[name] = np.array([labels.get(int(r), "other") for r in row])
+        known, code = np.unique(row, return_inverse=True)
+        # Objects, lest the longest text set the width of all.
+        text = np.array([labels.get(int(one), "other") for one in known], object)
+        result[name] = text[code]
     return result

@@ -17,7 +17,7 @@ from .data.crosses import with_crosses
 from .data.dataset import Dataset
 from .data.event_log import Requests
 from .data.lines import OnBadRow
-from .data.sources import open_source
+from .data.sources import absolute, open_source, still_there
 from .data.statistics import with_statistics
 from .defaults import ALL
 from .evaluation import evaluate
@@ -81,7 +81,7 @@ def train(
     offer_devices(devices)
     if resume and out is None:
         raise ValueError("--resume needs --out, the folder of the run to go on with.")
-    module, source = ALL[model], source or default_source(model)
+    module, source = ALL[model], absolute(source or default_source(model))
     options, more = _parse(module.Config, overrides or [])
     chosen = defaults.settings(model, **{**(settings or {}), **more})
     if module.KIND == "retrieval" and (chosen.statistics or chosen.crosses):
@@ -198,7 +198,7 @@ def evaluate_run(
     saved = trained.saved
     if dataset is None:
         dataset = open_source(
-            source or saved.source,
+            source or still_there(saved.source, folder),
             max_train_per_user=saved.settings.max_train_per_user,
             on_bad_row=on_bad_row,
             row_maps=saved.row_maps,

@@ -20,6 +20,7 @@ from . import checkpoints, run
 from .data.dataset import Dataset
 from .data.deduplicate import Pulled
 from .data.pipeline import TrainingBatches
+from .data.sources import absolute
 from .evaluation import evaluate, score, summary
 from .memory import keep_freed_memory
 from .plots import learning_curve
@@ -35,6 +36,8 @@ class _Position:
     Attributes:
       epoch, index: the next batch. step: how many were trained on.
       loss_sum, examples, seconds, compile_seconds: of the training so far (the loss: this epoch).
+      devices, requests: how many shared each batch, and its size, which `index` counts by; 0 in
+        older notes.
       history: one entry per finished epoch.
     """
 
@@ -45,6 +48,8 @@ class _Position:
     examples: int = 0
     seconds: float = 0.0
     compile_seconds: float = 0.0
+    devices: int = 0
+    requests: int = 0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def best_epoch(self) -> int:
@@ -92,11 +97,14 @@ def fit(
         name = str(getattr(model, "__name__", type(model).__name__)).rpartition(".")[2]
     _check(config, dataset, devices)
     keep_freed_memory()
-    trainer = _Trainer(model, config, dataset, settings, devices)
+    last = out / "checkpoints" / "last"
+    # Resumed on other devices, a run keeps its batches: those of the devices that it began on.
+    begun = checkpoints.newest_note(last).get("devices") or 1 if resume else 1
+    trainer = _Trainer(model, config, dataset, settings, devices, math.lcm(devices, begun))
     _open(out, resume, name, config, settings, source, dataset)
     with run.forgotten_on_failure(out):
-        position = _Position()
-        if resume and checkpoints.steps(out / "checkpoints" / "last"):
+        position = trainer.begin()
+        if resume and checkpoints.steps(last):
             position = trainer.restore(out)
 
         with Progress(f"{name} on {source}", trainer.total_steps, quiet=quiet) as progress:
@@ -144,9 +152,15 @@ class _Trainer:
     """The state of a run and its compiled steps."""
 
     def __init__(
-        self, model: Model, config: Any, dataset: Dataset, settings: Settings, devices: int
+        self,
+        model: Model,
+        config: Any,
+        dataset: Dataset,
+        settings: Settings,
+        devices: int,
+        multiple_of: int = 1,
     ):
-        self._settings, self._devices = settings, devices
+        self._settings, self._devices, self._multiple_of = settings, devices, multiple_of
         self._batches = TrainingBatches(
             dataset,
             batch_size=settings.batch_size or None,
@@ -154,7 +168,7 @@ class _Trainer:
             negatives=settings.negatives,
             seed=settings.seed,
             unseen_share=settings.unseen_share,
-            multiple_of=devices,
+            multiple_of=math.lcm(devices, multiple_of),
             requirements=model.requirements(config),
         )
         self.total_steps = len(self._batches) * settings.epochs
@@ -169,6 +183,10 @@ class _Trainer:
         else:
             self._jitted = parallel_step(model, config, settings, total_steps=self.total_steps)
         self._compiled: dict[Any, Any] = {}
+
+    def begin(self) -> _Position:
+        """Where a new run stands."""
+        return _Position(devices=self._multiple_of, requests=self._batches.requests_per_batch)
 
     def finished(self, position: _Position) -> bool:
         stale = position.epoch - 1 - position.best_epoch()
@@ -211,8 +229,15 @@ class _Trainer:
 
     def restore(self, out: Path) -> _Position:
         _, state, note = checkpoints.restore(out / "checkpoints" / "last", self.held())
+        position, here = _Position(**note), self._batches.requests_per_batch
+        if position.requests not in (0, here):
+            raise run.RunError(
+                f"{out} cannot be resumed on {self._devices} devices: its batches hold "
+                f"{position.requests} requests, which {self._devices} devices cannot share "
+                f"alike; it began on {position.devices}: use as many, or a divisor of that."
+            )
         self._state = self._place(state)
-        return _Position(**note)
+        return position
 
     def _place(self, state: TrainState) -> TrainState:
         return state if self._devices == 1 else replicate(state, self._devices)
@@ -307,7 +332,7 @@ def _open(
         saved.require_schema(config.schema)
         for what, was, now in (
             ("model", saved.model, name),
-            ("data", saved.source, source),
+            ("data", absolute(saved.source), absolute(source)),
             ("settings", dataclasses.asdict(saved.settings), dataclasses.asdict(settings)),
             ("options", saved.options, run.options_of(config)),
         ):

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 from jaxtyping import Bool, Real, Shaped
 import numpy as np
 
+from .segments import Segments
+
 _Score = Real[np.ndarray, " N"]
 _Label = Shaped[np.ndarray, " N"]
 _Scores = Real[np.ndarray, "R C"]
@@ -224,21 +226,34 @@ def evaluate(
     Returns:
       "examples", "positives", "requests" (those with a candidate), "auc", "gauc", "logloss",
       "calibration", "calibration_error", "ndcg@k", and, with segments,
-      "by": {name: {segment as text: the same metrics}}. What is undefined is None; so is "ndcg@k"
-      where no request has two candidates to put in order.
+      "by": {name: {segment as text: the same metrics}}, of the `segments.MOST` largest; where there
+      are more, "left out of by": {name: {"segments": how many, "examples": of them}}. What is
+      undefined is None; so is "ndcg@k" where no request has two candidates to put in order.
     """
     mask = np.ones(logit.shape, bool) if mask is None else mask
     if weight is not None:
         mask = mask & (weight > 0.0)
     metrics = _metrics(logit, label, mask, weight, user, k)
     if segments:
-        metrics["by"] = {}
-        for name, segment in segments.items():
-            segment = segment[:, None] if segment.ndim == 1 else segment
+        metrics["by"], cut = {}, {}
+        for name, value in segments.items():
+            parts = Segments(value, mask)
+            pick = lambda array, part: None if array is None else array[part.rows]
             metrics["by"][name] = {
-                str(value): _metrics(logit, label, mask & (segment == value), weight, user, k)
-                for value in np.unique(np.broadcast_to(segment, mask.shape)[mask])
+                part.label: _metrics(
+                    logit[part.rows],
+                    label[part.rows],
+                    part.mask,
+                    pick(weight, part),
+                    pick(user, part),
+                    k,
+                )
+                for part in parts
             }
+            if parts.left_out:
+                cut[name] = parts.left_out
+        if cut:
+            metrics["left out of by"] = cut
     return metrics
 
 

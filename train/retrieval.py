@@ -24,6 +24,9 @@ from .data.pipeline import evaluation_batches
 NOTHING = -1
 SERIES = (20, 50)
 _USERS, _ITEMS, _CANDIDATES = 256, 16384, 8192
+# Past items of a block of requests: at least so many for each, about so many in all.
+_NARROWEST, _EXCLUDED = 64, 2**20
+_SORTED_EVENTS = 2**22
 
 _Numbers = np.ndarray | Array
 
@@ -59,26 +62,35 @@ def top_items(
     """
     if k < 1:
         raise ValueError(f"top_items: k must be >= 1, got {k}.")
-    requests, count = len(users), len(items)
-    exclude = np.full((requests, 0), NOTHING, np.int32) if exclude is None else exclude
-    valid = np.ones(count, bool) if valid is None else valid
-    item_block = max(1, min(item_block, count))
-    user_block = max(1, min(user_block, requests))
-    missing = -count % item_block
-    blocks = (
-        jnp.pad(jnp.asarray(items), ((0, missing), (0, 0))).reshape(-1, item_block, items.shape[1]),
-        jnp.pad(jnp.asarray(valid), (0, missing)).reshape(-1, item_block),
-    )
+    exclude = np.full((len(users), 0), NOTHING, np.int32) if exclude is None else exclude
+    blocks = _in_blocks(items, valid, item_block)
+    user_block = max(1, min(user_block, len(users)))
     found = []
-    for start in range(0, requests, user_block):
-        part = [array[start : start + user_block] for array in (users, mask, exclude)]
-        size = len(part[0])
-        part = [_padded(array, user_block) for array in part]
-        item, score = _search(*part, *blocks, k)
-        found.append((np.asarray(item)[:size], np.asarray(score)[:size]))
+    for start in range(0, len(users), user_block):
+        some = slice(start, start + user_block)
+        found.append(_best(users[some], mask[some], exclude[some], blocks, k, user_block))
     if not found:
         return Top(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32))
     return Top(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+def _in_blocks(items: _Numbers, valid: np.ndarray | None, size: int = _ITEMS) -> tuple[Any, Any]:
+    """Items and whether each exists, (blocks, size, ...), on the device."""
+    valid = np.ones(len(items), bool) if valid is None else valid
+    size = max(1, min(size, len(items)))
+    missing = -len(items) % size
+    return (
+        jnp.pad(jnp.asarray(items), ((0, missing), (0, 0))).reshape(-1, size, items.shape[1]),
+        jnp.pad(jnp.asarray(valid), (0, missing)).reshape(-1, size),
+    )
+
+
+def _best(
+    users: _Numbers, mask: _Numbers, exclude: np.ndarray, blocks: Any, k: int, rows: int
+) -> Top:
+    """The top items of at most `rows` users; always computed for so many, that shapes repeat."""
+    item, score = _search(*(_padded(x, rows) for x in (users, mask, exclude)), *blocks, k)
+    return Top(np.asarray(item)[: len(users)], np.asarray(score)[: len(users)])
 
 
 def _padded(array: Any, rows: int) -> Array:
@@ -212,7 +224,12 @@ def measure(top: Top, judged: Judged, category: str = "category") -> dict[str, A
 
 def hits(item: Int[np.ndarray, "R k"], relevant: Int[np.ndarray, "R M"]) -> Bool[np.ndarray, "R k"]:
     """Which of the retrieved items are relevant."""
-    return (item >= 0) & (item[:, :, None] == relevant[:, None, :]).any(axis=2)
+    # Sought among the pairs that are real: most requests have fewer than the widest.
+    span = 1 + max(int(item.max(initial=0)), int(relevant.max(initial=0)))
+    row, _ = np.nonzero(relevant >= 0)
+    pairs = row * span + relevant[relevant >= 0]
+    sought = np.arange(len(item))[:, None] * span + item
+    return (item >= 0) & np.isin(sought, pairs)
 
 
 def coverage(item: Int[np.ndarray, "R k"], num_items: int) -> float:
@@ -257,27 +274,74 @@ def categories_covered(item: Int[np.ndarray, "R k"], category: Shaped[np.ndarray
 def retrieve(
     dataset: Dataset, judged: Judged, users: np.ndarray, mask: np.ndarray, items: np.ndarray
 ) -> Top:
-    """The top items of every judged request, a few requests at a time; see `evaluate_retrieval`."""
-    log = dataset.log
-    valid = log.items[identity_field(dataset.schema).name] != PADDING_ROW
-    parts = []
-    for start in range(0, len(judged.requests), _USERS):
-        some = slice(start, start + _USERS)
-        exclude = _past(log, judged.requests.take(some), judged.relevant[some])
-        parts.append(
-            top_items(users[some], mask[some], items, SERIES[-1], exclude=exclude, valid=valid)
-        )
-    return Top(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    """The top items of every judged request; see `evaluate_retrieval`.
+
+    Requests are searched for beside others of about as many distinct past items, fewer at a time
+    the more these are: one user with a long past is one row of a block of its own.
+    """
+    valid = dataset.log.items[identity_field(dataset.schema).name] != PADDING_ROW
+    blocks, past = _in_blocks(items, valid), _Past(dataset.log, judged.requests)
+    count = len(judged.requests)
+    top = Top(np.empty((count, SERIES[-1]), np.int32), np.empty((count, SERIES[-1]), np.float32))
+    width = np.maximum(_NARROWEST, _power_of_two(past.size))
+    for wide in np.unique(width):
+        alike = np.flatnonzero(width == wide)
+        rows = max(1, min(_USERS, _EXCLUDED // int(wide), int(_power_of_two(len(alike)))))
+        for start in range(0, len(alike), rows):
+            some = alike[start : start + rows]
+            exclude = past.items(some, int(wide))
+            exclude = np.where(hits(exclude, judged.relevant[some]), NOTHING, exclude)
+            found = _best(users[some], mask[some], exclude, blocks, SERIES[-1], rows)
+            top.item[some], top.score[some] = found
+    return top
 
 
-def _past(log: EventLog, requests: Requests, relevant: np.ndarray) -> np.ndarray:
-    """Items before each cut that are not relevant; -1 fills the rows up to a power of two."""
-    longest = int(requests.cut.max(initial=1))
-    column = np.arange(1 << (longest - 1).bit_length())
-    real = column < requests.cut[:, None]
-    at = np.where(real, log.offsets[requests.user][:, None] + column, 0)
-    item = np.where(real, log.item[at], NOTHING)
-    return np.where(hits(item, relevant), NOTHING, item)
+def _power_of_two(size: Any) -> Any:
+    """The smallest power of two that is not smaller."""
+    return 1 << np.ceil(np.log2(np.maximum(size, 1))).astype(np.int64)
+
+
+class _Past:
+    """The distinct items before the cut of each request.
+
+    Where each user first met each item is found once. It is in order of time, so the past of any
+    of the user's requests is the beginning of one list.
+
+    Attributes:
+      size: (R,) how many distinct items each request's past holds.
+    """
+
+    def __init__(self, log: EventLog, requests: Requests):
+        first = _first_meetings(log, np.unique(requests.user))
+        self._item = log.item[first]
+        begin = log.offsets[requests.user]
+        self._start = np.searchsorted(first, begin)
+        self.size = np.searchsorted(first, begin + requests.cut) - self._start
+
+    def items(self, request: np.ndarray, width: int) -> np.ndarray:
+        """(len(request), width) int32 items of these requests; -1 fills the rows up."""
+        column = np.arange(width)
+        real = column < self.size[request][:, None]
+        at = np.where(real, self._start[request][:, None] + column, 0)
+        if not len(self._item):
+            return np.full(at.shape, NOTHING, np.int32)
+        return np.where(real, self._item[at], np.int32(NOTHING))
+
+
+def _first_meetings(log: EventLog, users: np.ndarray) -> np.ndarray:
+    """Indices into the log, ascending: where each of the users meets an item for the first time."""
+    length = log.offsets[users + 1] - log.offsets[users]
+    # A few users at a time, so that sorting takes little memory beside the log itself.
+    part = np.cumsum(length) // _SORTED_EVENTS
+    found = [np.zeros(0, np.int64)]
+    for some in np.split(users, np.flatnonzero(np.diff(part)) + 1):
+        length = log.offsets[some + 1] - log.offsets[some]
+        row = np.repeat(np.arange(len(some)), length)
+        at = np.arange(len(row)) + np.repeat(log.offsets[some] - np.cumsum(length) + length, length)
+        # `unique` gives the first of equals.
+        _, first = np.unique(row * log.num_items + log.item[at], return_index=True)
+        found.append(np.sort(at[first]))
+    return np.concatenate(found)
 
 
 @functools.lru_cache(maxsize=16)

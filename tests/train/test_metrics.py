@@ -1,5 +1,6 @@
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -331,6 +332,40 @@ def test_evaluate_by_segment_is_evaluate_of_the_segment():
     assert result["by"]["kind"]["1"] == evaluate(logit, label, mask & (kind == 1), user=user)
     for segments in result["by"].values():
         assert sum(s["examples"] for s in segments.values()) == result["examples"]
+
+
+def test_evaluate_tells_the_largest_segments_apart_and_counts_the_others(monkeypatch):
+    monkeypatch.setattr("recjax.train.segments.MOST", 2)
+    logit, label, mask, user = requests()
+    scene = np.array(["a", "b", "c", "d", "d", "c"])[np.arange(30) % 6]  # c, d: 10 requests each
+    result = evaluate(logit, label, np.ones_like(mask), user=user, segments={"scene": scene})
+    assert list(result["by"]["scene"]) == ["c", "d"]
+    assert result["left out of by"] == {"scene": {"segments": 2, "examples": 2 * 5 * 4}}
+    texts = evaluate(
+        logit, label, np.ones_like(mask), user=user, segments={"scene": scene.astype(object)}
+    )
+    assert texts == result
+    few = evaluate(logit, label, mask, segments={"scene": scene < "c"})
+    assert "left out of by" not in few and set(few["by"]["scene"]) == {"False", "True"}
+
+
+def test_cost_follows_the_examples_not_the_segments():
+    """200,000 segments of one request each: as one segment but for sorting."""
+    rng = np.random.default_rng(0)
+    size = 200_000
+    logit = rng.normal(size=(size, 2)).astype(np.float32)
+    label = np.tile([1.0, 0.0], (size, 1))
+    segment = rng.permutation(size)
+    started = time.process_time()
+    for value in (segment, np.char.add("kind ", segment.astype("U")).astype(object)):
+        result = evaluate(logit, label, segments={"kind": value})
+        assert len(result["by"]["kind"]) == 100
+        assert result["left out of by"]["kind"] == {
+            "segments": size - 100,
+            "examples": 2 * (size - 100),
+        }
+        assert len(json.dumps(result)) < 100_000
+    assert time.process_time() - started < 20  # one pass over all per segment takes minutes
 
 
 def test_evaluate_weights():

@@ -1,7 +1,9 @@
 """Exact retrieval against sorting in NumPy, and its metrics against arithmetic."""
 
+import dataclasses
 import json
 import math
+import tracemalloc
 import types
 
 import jax
@@ -12,6 +14,7 @@ import pytest
 
 from recjax.train import retrieval
 from recjax.train.baselines import evaluate_popularity
+from recjax.train.data.event_log import EventLog, Requests
 from recjax.train.retrieval import (
     Judged,
     Top,
@@ -234,3 +237,74 @@ def test_a_model_of_the_zoo_is_evaluated():
     assert got["requests"] == 20 and 0 < got["coverage@50"] <= 1
     assert got == evaluate_retrieval(mind, config, variables, dataset, dataset.test, history=8)
     assert set(got) == set(evaluate_popularity(dataset, dataset.test))
+
+
+def log_of(events):
+    """A log of {user: items in order}."""
+    lengths = [len(items) for items in events]
+    item = np.concatenate(events).astype(np.int32)
+    return EventLog(
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        item=item,
+        time=np.arange(len(item), dtype=np.int64),
+        event={},
+        items={"item": np.arange(2, 2 + item.max() + 1, dtype=np.int32)},
+        users={},
+    )
+
+
+def requests_of(user, cut, candidate):
+    candidate = np.asarray(candidate, np.int32)
+    return Requests(
+        user=np.asarray(user, np.int32),
+        cut=np.asarray(cut, np.int64),
+        time=np.zeros(len(user), np.int64),
+        candidate=candidate,
+        label={"click": (candidate >= 0).astype(np.float32)},
+    )
+
+
+@pytest.mark.parametrize("narrowest, held, sorted_events", [(64, 2**20, 2**22), (1, 8, 5)])
+def test_pasts_of_any_length_are_left_out(monkeypatch, narrowest, held, sorted_events):
+    """Whatever the blocks: items before the cut, none after it, but for relevant ones."""
+    monkeypatch.setattr(retrieval, "_NARROWEST", narrowest)
+    monkeypatch.setattr(retrieval, "_EXCLUDED", held)
+    monkeypatch.setattr(retrieval, "_SORTED_EVENTS", sorted_events)
+    rng = np.random.default_rng(0)
+    log = log_of([rng.integers(0, 30, size) for size in (1, 3, 100, 7, 2, 40, 12)])
+    user = rng.integers(0, 7, 25)
+    cut = (rng.random(25) * (log.lengths()[user] + 1)).astype(int)
+    relevant = rng.integers(-1, 30, (25, 3))
+    dataset = dataclasses.replace(hand_made_dataset(), log=log)
+    truth = Judged(requests_of(user, cut, relevant), relevant, np.ones(30, int), log.items)
+    items = rng.normal(size=(log.num_items, 2)).astype(np.float32)
+    users, mask = rng.normal(size=(25, 1, 2)).astype(np.float32), np.ones((25, 1), bool)
+    top = retrieval.retrieve(dataset, truth, users, mask, items)
+    for r in range(25):
+        past = log.item[log.offsets[user[r]] : log.offsets[user[r]] + cut[r]]
+        had = np.setdiff1d(past, relevant[r])
+        order = np.argsort(-(items @ users[r, 0]), kind="stable")
+        expected = [i for i in order if i not in had][:50]
+        assert top.item[r][top.item[r] >= 0].tolist() == expected, r
+
+
+def test_memory_does_not_follow_the_longest_past():
+    """One account of 600,000 plays, with 300 requests of its own, beside 600 users of ten."""
+    rng = np.random.default_rng(0)
+    log = log_of([rng.integers(0, 2000, 600_000), *rng.integers(0, 2000, (600, 10))])
+    user = np.concatenate([np.zeros(300, int), np.arange(1, 601)])
+    cut = np.where(user == 0, 599_000 + np.arange(900), 9)
+    relevant = log.item[log.offsets[user] + cut][:, None]
+    dataset = dataclasses.replace(hand_made_dataset(), log=log)
+    truth = Judged(requests_of(user, cut, relevant), relevant, np.ones(2000, int), log.items)
+    items = rng.normal(size=(log.num_items, 8)).astype(np.float32)
+    users, mask = rng.normal(size=(900, 1, 8)).astype(np.float32), np.ones((900, 1), bool)
+    tracemalloc.start()
+    top = retrieval.retrieve(dataset, truth, users, mask, items)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 200 * 2**20
+    # Who has had everything is offered what is relevant, and nothing else.
+    assert (top.item[user == 0, 0] == relevant[user == 0, 0]).all()
+    assert (top.item[user == 0, 1:] == NONE).all()
+    assert (top.item[user > 0] != NONE).all()

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 
+from .arrow_buffers import reader_of
+
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 
 MAX_ID = 2**31 - 1
@@ -120,7 +122,7 @@ def _at_once(lists: pa.StringArray, held: np.ndarray) -> Features | None:
         return None
     try:
         table = pyarrow.csv.read_csv(
-            pa.BufferReader(text.translate(_AS_LINES)),
+            reader_of(text.translate(_AS_LINES)),
             read_options=pyarrow.csv.ReadOptions(column_names=list(_COLUMNS), block_size=2**22),
             parse_options=pyarrow.csv.ParseOptions(
                 delimiter=_AFTER_FIELD.decode(), quote_char=False, ignore_empty_lines=False

@@ -20,6 +20,7 @@ import pyarrow.compute
 import pyarrow.csv
 
 from ..progress import Progress
+from .arrow_buffers import reader_of
 from .errors import DataError
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
@@ -236,7 +237,7 @@ class _Form:
             return pa.RecordBatch.from_pylist([], pa.schema(list(self.columns.items())))
         try:
             table = pyarrow.csv.read_csv(
-                pa.BufferReader(block),
+                reader_of(block),
                 read_options=self._read,
                 parse_options=self._parse,
                 convert_options=self._convert,

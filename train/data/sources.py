@@ -1,6 +1,8 @@
 """SOURCE strings, `KIND[:WHERE]`, and the code that opens each kind."""
 
 from collections.abc import Callable
+import glob
+from pathlib import Path
 from typing import Any
 
 from ...zoo.features import RowMap
@@ -32,6 +34,29 @@ SOURCES = (
     "planted[:PRESET]",
     *(f"{kind}:{what}" for kind, (what, _) in _FILES.items()),
 )
+
+
+def absolute(source: str) -> str:
+    """The source with the path that it names made absolute: what a run remembers of its data."""
+    kind, colon, where = source.partition(":")
+    if kind not in _FILES or not where:
+        return source
+    return f"{kind}{colon}{Path(where).expanduser().absolute()}"
+
+
+def still_there(source: str, folder: Path | str) -> str:
+    """The source of the run in `folder`, as `absolute` gave it.
+
+    Raises:
+      DataError: what it names is gone; the message names the remedy.
+    """
+    kind, _, where = source.partition(":")
+    if kind in _FILES and not (Path(where).exists() or glob.glob(where, recursive=True)):
+        raise DataError(
+            f"{where}: the data of the run {folder} are no longer there; say where they are by "
+            f"--data {kind}:PATH."
+        )
+    return source
 
 
 def open_source(
