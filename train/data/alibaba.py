@@ -28,15 +28,15 @@ import pyarrow as pa
 import pyarrow.compute
 
 from ...zoo.features import RowMap
-from . import columns, interactions
+from . import columns, files, interactions
 from .dataset import Dataset
-from .errors import DataError
 from .interactions import Attribute, Interactions
 from .lines import BadRows, OnBadRow, read_blocks
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 
 BEHAVIORS = {"1": "click", "2": "favourite", "3": "cart", "4": "buy"}
+_EVENTS = "ecomm_edge_train.txt"
 _EDGES = {"user": pa.int64(), "item": pa.int64(), "behavior": pa.string(), "day": pa.int32()}
 _ITEMS = {
     "item": pa.int64(),
@@ -64,14 +64,13 @@ def load(
     on_bad_row: OnBadRow = "stop",
     row_maps: dict[str, RowMap] | None = None,
 ) -> Dataset:
-    """Reads the folder.
+    """Reads the folder, or an archive of it; its files may be compressed.
 
     Raises:
       DataError: a file that is not there, a bad row unless they are skipped, or too few events.
     """
-    folder, bad = Path(folder), BadRows(on_bad_row)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}.")
+    bad = BadRows(on_bad_row)
+    folder = files.folder_of(folder, lambda name: files.name_of(Path(name)) == _EVENTS)
     raw, repeated = _read(folder, bad)
     dataset = interactions.build(
         "alibaba", raw, max_train_per_user=max_train_per_user, row_maps=row_maps
@@ -81,12 +80,12 @@ def load(
 
 
 def _read(folder: Path, bad: BadRows) -> tuple[Interactions, int]:
-    user, item, behavior, time = _events(folder / "ecomm_edge_train.txt", bad)
+    user, item, behavior, time = _events(files.packed(folder / _EVENTS), bad)
     first = columns.firsts((user, item), time)
     user, user_ids = columns.codes(user[first])
     item, item_ids = columns.codes(item[first])
-    of_items = _features(folder / "ecomm_item_feature.txt", _ITEMS, item_ids, bad)
-    of_users = _features(folder / "ecomm_user_feature.txt", _USERS, user_ids, bad)
+    of_items = _features(files.packed(folder / "ecomm_item_feature.txt"), _ITEMS, item_ids, bad)
+    of_users = _features(files.packed(folder / "ecomm_user_feature.txt"), _USERS, user_ids, bad)
     known = lambda values, none: pc.if_else(
         pc.equal(values, none), pa.scalar(None, values.type), values
     )

@@ -1,7 +1,7 @@
 r"""`aliccp:DIR`: Ali-CCP (Alibaba Click and Conversion Prediction) as Alimama published it.
 
 Ma et al., "Entire Space Multi-Task Model", SIGIR 2018, https://arxiv.org/abs/1804.07931;
-https://tianchi.aliyun.com/dataset/408. The folder holds, plain or gzipped,
+https://tianchi.aliyun.com/dataset/408. The folder holds, plain or compressed,
 
     sample_skeleton_{train,test}.csv   sample id, click, conversion, visit, count, features
     common_features_{train,test}.csv   visit, count, features
@@ -33,6 +33,7 @@ from pathlib import Path
 import numpy as np
 
 from ...zoo.features import DistinctCounts, Field, Role, RowMap, Schema, Table
+from . import files
 from .aliccp_files import CANDIDATE, CONTEXT, USER, Published, Reader
 from .coded import admit, watched_blocks
 from .dataset import Dataset
@@ -60,7 +61,8 @@ def load(
     """Reads each file once, into columns on disk (see `store`).
 
     Args:
-      folder: of the four files.
+      folder: of the four files, each plain or compressed, or of the two archives that they are
+        published in (`sample_train.tar.gz`, `sample_test.tar.gz`); or one archive of the four.
       min_count: on how many training lines a value must stand for a row of its own.
       on_bad_row: "stop" at the first line that cannot be used, naming it; or "skip" such lines and
         count them in `facts`.
@@ -70,6 +72,11 @@ def load(
       DataError: a file is missing or damaged, a line is bad, or a split is empty. A line is bad
         if its count is not that of its features, or its visit is not listed.
     """
+    # A folder that is not there lacks its first file.
+    is_wanted = lambda name: name.startswith(("sample_skeleton_", "common_features_"))
+    name = files.name_of(Path(folder))
+    if files.is_file(folder):
+        folder = files.folder_of(folder, is_wanted)
     reader = Reader(Path(folder), BadRows(on_bad_row))
     visits = ColumnStore(_columns(USER))
     known = {part: reader.visits(part, visits) for part in ("train", "test")}
@@ -92,7 +99,7 @@ def load(
         for task in ("click", "conversion")
     )
     return Dataset(
-        name=f"aliccp:{Path(folder).name}",
+        name=f"aliccp:{name}",
         schema=_schema(row_maps),
         row_maps=row_maps,
         log=EventLog(

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...zoo.features import signatures
-from . import feature_lists
+from . import feature_lists, files
 from .errors import DataError
 from .feature_lists import Features
 from .lines import BadRows, read_blocks
@@ -153,9 +153,12 @@ class Reader:
         return {**facts, **self._bad.facts()}
 
     def _path(self, stem: str) -> Path:
-        plain = self._folder / f"{stem}.csv"
-        packed = self._folder / f"{stem}.csv.gz"
-        return packed if packed.is_file() and not plain.is_file() else plain
+        name = f"{stem}.csv"
+        archive = self._folder / f"sample_{stem.rpartition('_')[2]}.tar.gz"
+        if files.is_file(archive) and not files.is_file(files.packed(self._folder / name)):
+            # As it is published.
+            return files.folder_of(archive, lambda found: found == name) / name
+        return files.packed(self._folder / name)
 
     def _blocks(
         self, path: Path, columns: dict[str, pa.DataType], visits: Visits | None = None

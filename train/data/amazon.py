@@ -1,7 +1,8 @@
 """`amazon:DIR`: reviews of products of one department, as McAuley's group publishes them.
 
 A folder of one file of reviews and optionally one of metadata (`meta_...`), a product a line, as
-`.json`, `.json.gz`, `.jsonl` or `.jsonl.gz`, of any of the three generations:
+`.json` or `.jsonl`, compressed or not, of any of the three generations; or the file of reviews
+alone, if compressed, or an archive:
 
     2014  http://jmcauley.ucsd.edu/data/amazon; its metadata are Python literals, not JSON
     2018  https://cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2
@@ -32,7 +33,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from ...zoo.features import RowMap
-from . import columns, interactions
+from . import columns, files, interactions
 from .dataset import Dataset
 from .errors import DataError
 from .interactions import Attribute, Interactions
@@ -40,7 +41,7 @@ from .lines import BadRows, OnBadRow, read_lines
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 
-_ENDINGS = (".json", ".json.gz", ".jsonl", ".jsonl.gz")
+_ENDINGS = (".json", ".jsonl")
 _ROWS_AT_ONCE = 2**17
 _LATEST = 2**53 // 1000
 _PRICE = re.compile(r"(?:from )?\$? ?([0-9][0-9,]*(?:\.[0-9]+)?)(?: ?- ?\$? ?[0-9][0-9,.]*)?")
@@ -53,7 +54,7 @@ def load(
     on_bad_row: OnBadRow = "stop",
     row_maps: dict[str, RowMap] | None = None,
 ) -> Dataset:
-    """Reads the folder.
+    """Reads the folder, an archive of it, or one compressed file of reviews.
 
     Raises:
       DataError: not one file of reviews, more than one of metadata, a bad row unless they are
@@ -73,16 +74,20 @@ def load(
 
 def _files(folder: Path) -> tuple[Path, Path | None]:
     """The file of reviews, and that of metadata if there is one."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}.")
-    found = sorted(path for path in folder.iterdir() if path.name.endswith(_ENDINGS))
+    is_lines = lambda name: files.name_of(Path(name)).endswith(_ENDINGS)
+    is_packed = files.name_of(folder) != folder.name
+    if is_packed and is_lines(folder.name) and files.is_file(folder):
+        if not files.files_in(folder):
+            return folder, None  # The file of reviews as it is published.
+    folder = files.folder_of(folder, is_lines)
+    found = [path for path in files.files_in(folder) if is_lines(path.name)]
     metadata = [path for path in found if path.name.startswith("meta_")]
     reviews = [path for path in found if path not in metadata]
     if len(reviews) != 1 or len(metadata) > 1:
         names = ", ".join(path.name for path in found) or "nothing"
         raise DataError(
             f"{folder}: expected one file of reviews and at most one of metadata (meta_...), "
-            f"as {', '.join(_ENDINGS)}, found {names}."
+            f"as {', '.join(_ENDINGS)} (compressed or not), found {names}."
         )
     return reviews[0], metadata[0] if metadata else None
 

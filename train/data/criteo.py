@@ -1,8 +1,8 @@
 """`criteo:FILE`: train.txt of the Display Advertising Challenge, as Criteo published it.
 
 https://www.kaggle.com/c/criteo-display-ad-challenge (2014): 45,840,617 lines of seven days, plain
-or gzipped, without a header, tab separated: clicked or not, 13 whole numbers (counts, mostly; they
-may be negative) and 26 categories as 8 hexadecimal digits; any but the label may be empty.
+or compressed, without a header, tab separated: clicked or not, 13 whole numbers (counts, mostly;
+they may be negative) and 26 categories as 8 hexadecimal digits; any but the label may be empty.
 
 Every line is one request with one candidate. Nobody knows what was shown to whom: all features
 stand in the role "context", nothing in any other; there is one user, without events, and so GAUC
@@ -64,7 +64,7 @@ def load(
     """Reads the file once, into columns on disk (see `store`): 172 bytes a line.
 
     Args:
-      path: `train.txt` or `train.txt.gz`.
+      path: `train.txt`, plain or compressed, or an archive (`FILE.tar.gz/train.txt`).
       min_count: how often training must see a category for a row of its own.
       on_bad_row: "stop" at the first line that cannot be read, naming it; or "skip" such lines and
         count them in `facts`.

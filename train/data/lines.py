@@ -7,12 +7,10 @@ and why. So a clean file is read at Arrow's speed, and every bad line is known b
 
 from collections.abc import Collection, Iterator, Mapping
 import csv
-import gzip
 from pathlib import Path
 import re
 import reprlib
 from typing import Any, Literal
-import zlib
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +20,7 @@ import pyarrow.csv
 from ..progress import Progress
 from .arrow_buffers import reader_of
 from .errors import DataError
+from .files import READ_ERRORS, one_line, open_counted, size_of
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 OnBadRow = Literal["stop", "skip"]
@@ -76,7 +75,7 @@ def read_blocks(
     numbered: bool = False,
     block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[pa.RecordBatch]:
-    """Reads a plain or gzipped (`.gz`) text file.
+    """Reads a text file, plain, compressed or in an archive (see `files.open_bytes`).
 
     Lines end in LF or CRLF; blank ones are passed over. Spaces around numbers are allowed.
 
@@ -99,7 +98,7 @@ def read_blocks(
       Batches of at least one row, in the file's order.
 
     Raises:
-      DataError: no such file, one that is empty or holds no good row, a damaged `.gz`, another
+      DataError: no such file, one that is empty or holds no good row, a damaged one, another
         header than `columns`, or a bad row if `bad` stops there.
     """
     form = _Form(
@@ -121,10 +120,10 @@ def read_blocks(
 
 
 def read_lines(path: str | Path, *, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:
-    """The lines of a plain or gzipped file that are not blank, without their ends, by number.
+    """The lines that are not blank, without their ends, by number; see `read_blocks`.
 
     Raises:
-      DataError: no such file, one without such lines, or a damaged `.gz`.
+      DataError: no such file, one without such lines, or a damaged one.
     """
     some = False
     for first, block in _blocks(Path(path), block_bytes):
@@ -138,29 +137,27 @@ def read_lines(path: str | Path, *, block_bytes: int = BLOCK_BYTES) -> Iterator[
 
 def _blocks(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
     """Blocks of whole lines, each with the number of its first."""
-    if not path.is_file():
-        raise DataError(f"{path}: {'not a file' if path.exists() else 'no such file'}.")
-    total, line, done = path.stat().st_size, 1, 0
+    total, line, done = size_of(path), 1, 0
     quiet = total < _PROGRESS_FROM_BYTES
-    with path.open("rb") as raw, Progress(f"{path.name}, MB", total // 10**6, quiet=quiet) as bar:
-        file: Any = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-        while True:
-            try:
-                block = file.read(size)
-                if block and not block.endswith(b"\n"):
+    try:
+        with (
+            open_counted(path) as (file, raw),
+            Progress(f"{path.name}, MB", total // 10**6, quiet=quiet) as bar,
+        ):
+            while block := file.read(size):
+                if not block.endswith(b"\n"):
                     block += file.readline(size + 1)
-            except (OSError, EOFError, zlib.error) as error:
-                raise DataError(f"{path}: cannot be read after line {line - 1}: {error}") from error
-            if not block:
-                return
-            if len(block) > 2 * size:
-                number = line + block.count(b"\n")
-                raise DataError(f"{path}: line {number} is longer than {size:,} bytes.")
-            here = raw.tell() // 10**6
-            bar.advance(here - done)
-            done = here
-            yield line, block.removeprefix(_BOM) if line == 1 else block
-            line += block.count(b"\n")
+                if len(block) > 2 * size:
+                    number = line + block.count(b"\n")
+                    raise DataError(f"{path}: line {number} is longer than {size:,} bytes.")
+                here = raw.tell() // 10**6
+                bar.advance(here - done)
+                done = here
+                yield line, block.removeprefix(_BOM) if line == 1 else block
+                line += block.count(b"\n")
+    except READ_ERRORS as error:
+        reason = f"cannot be read after line {line - 1}: {one_line(error)}"
+        raise DataError(f"{path}: {reason}") from error
 
 
 class _Form:

@@ -1,8 +1,9 @@
-"""`movielens:DIR`: MovieLens 100K, 1M, 20M, 25M and 32M as GroupLens publishes them.
+"""`movielens:DIR`: MovieLens 100K, 1M, 10M, 20M, 25M and 32M as GroupLens publishes them.
 
 Harper and Konstan, "The MovieLens Datasets", TiiS 2015, https://doi.org/10.1145/2827872. Every
 rating is an event, whatever its stars, and so is one that repeats. Items carry their genres (a
-bag); the users of 100K and 1M gender, age and occupation. Users and movies count by their ids; a
+bag); the users of 100K and 1M gender, age and occupation. 10M has the files of 1M but for
+`users.dat`, and half stars, which tell the two apart. Users and movies count by their ids; a
 movie or user that is listed twice is what its first line says. Recommended limits and licence: see
 the README in the folder.
 """
@@ -16,14 +17,15 @@ import pyarrow as pa
 import pyarrow.compute
 
 from ...zoo.features import RowMap
-from . import columns, interactions
+from . import columns, files, interactions
 from .dataset import Dataset
 from .errors import DataError
 from .interactions import Attribute, Interactions
-from .lines import BadRows, OnBadRow, read_blocks
+from .lines import BadRows, OnBadRow, read_blocks, read_lines
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 
+_RATINGS = ("u.data", "ratings.dat", "ratings.csv")
 _USER_DIM = 8
 _NO_GENRE = ("", "(no genres listed)")
 _RATING = {"user": pa.int64(), "movie": pa.int64(), "rating": pa.int8(), "time": pa.int64()}
@@ -42,26 +44,34 @@ def load(
     on_bad_row: OnBadRow = "stop",
     row_maps: dict[str, RowMap] | None = None,
 ) -> Dataset:
-    """Reads the folder of `u.data` (100K), `ratings.dat` (1M) or `ratings.csv` (20M and later).
+    """Reads the folder of `u.data` (100K), `ratings.dat` (1M, 10M) or `ratings.csv` (20M on).
+
+    Args:
+      folder: as published, or the published archive (`ml-1m.zip`); files may be compressed.
 
     Raises:
       DataError: none is there, or (unless they are skipped) a line does not have its published
         form, or names a user or movie that its file does not list.
     """
     folder, bad = Path(folder), BadRows(on_bad_row)
-    if (folder / "u.data").is_file():
+    if files.is_file(folder):
+        folder = files.folder_of(folder, lambda name: files.name_of(Path(name)) in _RATINGS)
+    has = lambda name: files.is_file(files.packed(folder / name))
+    if has("u.data"):
         name, raw = "100k", _read_100k(folder, bad)
-    elif (folder / "ratings.dat").is_file():
+    elif has("ratings.dat") and has("users.dat"):
         name, raw = "1m", _read_1m(folder, bad)
-    elif (folder / "ratings.csv").is_file():
+    elif has("ratings.dat"):
+        name, raw = "10m", _read_10m(folder, bad)
+    elif has("ratings.csv"):
         # These differ in nothing but their size, and in how their folder is called.
-        name = folder.resolve().name
+        name = files.name_of(folder.resolve())
         name = name.removeprefix("ml-") if name.startswith("ml-") else "20m"
         raw = _read_20m(folder, bad)
     else:
         raise DataError(
-            f"{folder}: neither u.data (MovieLens 100K) nor ratings.dat (1M) nor ratings.csv (20M "
-            "and later) is there."
+            f"{folder}: neither u.data (MovieLens 100K) nor ratings.dat (1M, 10M) nor "
+            "ratings.csv (20M and later) is there."
         )
     dataset = interactions.build(
         f"movielens:{name}", raw, max_train_per_user=max_train_per_user, row_maps=row_maps
@@ -88,7 +98,7 @@ def _read_100k(folder: Path, bad: BadRows) -> Interactions:
     users = _listed(folder / "u.user", {"user": pa.int64()} | user, **form)
     set_ = np.stack([movies.columns[flag].to_numpy() == 1 for flag in flags], axis=1)
     of_movies = [[names[at] for at in np.flatnonzero(row)] for row in set_]
-    ratings = _Ratings(folder / "u.data", _RATING, movies, users, {"separator": "\t"})
+    ratings = _Ratings(files.packed(folder / "u.data"), _RATING, movies, users, {"separator": "\t"})
     return ratings.read(of_movies, ("age", "gender", "occupation"), bad)
 
 
@@ -107,8 +117,23 @@ def _read_1m(folder: Path, bad: BadRows) -> Interactions:
     movies = _listed(folder / "movies.dat", movie, optional=("title", "genres"), **form)
     user = dict.fromkeys(("gender", "age", "occupation", "zip code"), pa.string())
     users = _listed(folder / "users.dat", {"user": pa.int64()} | user, **form)
-    ratings = _Ratings(folder / "ratings.dat", _RATING, movies, users, {"separator": "::"})
+    path = files.packed(folder / "ratings.dat")
+    ratings = _Ratings(path, _RATING, movies, users, {"separator": "::"})
     return ratings.read(_split(movies), ("gender", "age", "occupation"), bad)
+
+
+def _read_10m(folder: Path, bad: BadRows) -> Interactions:
+    path = files.packed(folder / "ratings.dat")
+    if not any(b".5::" in line for _, line in read_lines(path)):
+        raise DataError(
+            f"{folder / 'users.dat'}: no such file, which MovieLens 1M has; and {path.name} has no "
+            "half stars, which 10M has."
+        )
+    movie = {"movie": pa.int64(), "title": pa.string(), "genres": pa.string()}
+    form: Any = {"separator": "::", "optional": ("title", "genres"), "bad": bad}
+    movies = _listed(folder / "movies.dat", movie, **form)
+    ratings = _Ratings(path, _RATING | {"rating": pa.float32()}, movies, None, {"separator": "::"})
+    return ratings.read(_split(movies), (), bad)
 
 
 def _read_20m(folder: Path, bad: BadRows) -> Interactions:
@@ -121,12 +146,14 @@ def _read_20m(folder: Path, bad: BadRows) -> Interactions:
         quoted=True,
         bad=bad,
     )
-    ratings = _Ratings(folder / "ratings.csv", _HALVES, movies, None, {"header": True})
+    ratings = _Ratings(
+        files.packed(folder / "ratings.csv"), _HALVES, movies, None, {"header": True}
+    )
     return ratings.read(_split(movies), (), bad)
 
 
 def _table(path: Path, kinds: dict[str, Any], **form: Any) -> pa.Table:
-    return pa.Table.from_batches(read_blocks(path, kinds, **form)).combine_chunks()
+    return pa.Table.from_batches(read_blocks(files.packed(path), kinds, **form)).combine_chunks()
 
 
 def _listed(path: Path, kinds: dict[str, Any], **form: Any) -> _Listed:

@@ -48,7 +48,7 @@ def load(
     on_bad_row: OnBadRow = "stop",
     row_maps: dict[str, RowMap] | None = None,
 ) -> Dataset:
-    """Reads the file (or a part of it, or either gzipped).
+    """Reads the file (or a part of it), plain, compressed or in a `.zip`, as it is published.
 
     Raises:
       DataError: no such file, a bad row unless they are skipped, or too few events.

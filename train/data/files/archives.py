@@ -6,7 +6,7 @@ Everything is read by the calling thread.
 """
 
 import bz2
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import gzip
 import io
@@ -98,29 +98,49 @@ def files_in(folder: str | Path) -> list[Path]:
     if folder.is_dir():
         return sorted(path for path in folder.iterdir() if path.is_file())
     place = _place(folder)
-    if place is None:
+    if place is None or not _is_archive(place.file):
         return []
     inner = PurePosixPath(place.member)
     members = (PurePosixPath(name) for name in _members(place.file))
     return sorted(place.file / name for name in members if name.parent == inner)
 
 
-def folder_of(path: str | Path, names: Iterable[str]) -> Path:
-    """The folder that holds one of the files `names`: `path`, or one inside the archive `path`.
+def folder_of(path: str | Path, is_wanted: Callable[[str], bool]) -> Path:
+    """The folder of the files whose names are wanted: `path`, or one inside the archive `path`.
 
-    Where no folder does, `path` itself. Raises DataError if several do, or the archive is damaged.
+    Where nothing in the archive is wanted, `path` itself.
+
+    Raises:
+      DataError: neither a folder nor an archive, one that is damaged, or one in which several
+        folders hold such files.
     """
     path = Path(path)
-    place = _place(path)
-    if place is None or place.member or not _is_archive(place.file):
+    if path.is_dir():
         return path
-    names = set(names)
+    place = _place(path)
+    if place is None:
+        raise DataError(f"{path}: {'not a folder' if path.exists() else 'no such folder'}.")
+    if place.member:
+        return path
+    if not _is_archive(place.file):
+        raise DataError(f"{path}: not a folder, nor an archive of one.")
     members = [PurePosixPath(name) for name in _members(place.file)]
-    folders = sorted({member.parent for member in members if member.name in names})
+    folders = sorted({member.parent for member in members if is_wanted(member.name)})
     if len(folders) > 1:
         held = _shown(str(folder) for folder in folders)
-        raise DataError(f"{path}: several folders hold such files ({held}): name one, {path}/DIR.")
+        raise DataError(
+            f"{path}: several folders hold such files ({held}); choose one: {path}/{folders[-1]}."
+        )
     return path / folders[0] if folders else path
+
+
+def packed(path: Path) -> Path:
+    """The file `path`, or the compressed file of that name (`path.gz`) if only that is there."""
+    if not is_file(path):
+        for suffix in (*_MAGIC, ".zip"):
+            if is_file(named := path.with_name(path.name + suffix)):
+                return named
+    return path
 
 
 @contextlib.contextmanager
@@ -134,7 +154,11 @@ def open_bytes(path: str | Path, notes: list[str] | None = None) -> Iterator[Bin
       DataError: no such file, a damaged one, an archive of several files of data or of none, one
         that is encrypted, or a format of compression that is not read.
     """
-    with open_counted(path, notes) as (stream, _):
+    with contextlib.ExitStack() as stack:
+        try:
+            stream, _ = stack.enter_context(open_counted(path, notes))
+        except READ_ERRORS as error:
+            raise DataError(f"{path}: cannot be read: {one_line(error)}") from error
         yield stream
 
 
@@ -142,18 +166,17 @@ def open_bytes(path: str | Path, notes: list[str] | None = None) -> Iterator[Bin
 def open_counted(
     path: str | Path, notes: list[str] | None = None
 ) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """As `open_bytes`, with the file on disk, whose `tell()` says how far reading has come."""
+    """As `open_bytes`, with the file on disk, whose `tell()` says how far reading has come.
+
+    Opening a damaged file, too, may raise one of READ_ERRORS.
+    """
     path = Path(path)
     place = _place(path)
     if place is None:
         raise DataError(f"{path}: {'not a file' if path.exists() else 'no such file'}.")
     with contextlib.ExitStack() as stack:
-        try:
-            raw = stack.enter_context(place.file.open("rb"))
-            stream = _opened(path, place, raw, stack, notes)
-        except READ_ERRORS as error:
-            raise DataError(f"{path}: cannot be read: {one_line(error)}") from error
-        yield stream, raw
+        raw = stack.enter_context(place.file.open("rb"))
+        yield _opened(path, place, raw, stack, notes), raw
 
 
 def one_line(error: BaseException) -> str:
@@ -167,8 +190,8 @@ def read_buffer(path: Path, notes: list[str] | None = None) -> pa.Buffer:
 
     A thread of Arrow may outlive an error, and must then hold nothing that is Python's.
     """
-    with open_counted(path, notes) as (stream, raw):
-        try:
+    try:
+        with open_counted(path, notes) as (stream, raw):
             if stream is raw:
                 buffer = pa.allocate_buffer(path.stat().st_size)
                 view = memoryview(buffer)
@@ -180,9 +203,8 @@ def read_buffer(path: Path, notes: list[str] | None = None) -> pa.Buffer:
             while block := stream.read(2**22):
                 sink.write(block)
             return sink.getvalue()
-        except READ_ERRORS as error:
-            reason = one_line(error)
-            raise DataError(f"{path}: cannot be read as a table: {reason}") from error
+    except READ_ERRORS as error:
+        raise DataError(f"{path}: cannot be read as a table: {one_line(error)}") from error
 
 
 def to_arrow(content: bytes) -> pa.Buffer:
@@ -346,9 +368,9 @@ def _unpacked(path: Path, name: str, stream: Any, stack: contextlib.ExitStack) -
         codec = next((codec for codec, magic in _MAGIC.items() if head.startswith(magic)), None)
         if codec is None:
             if suffix in COMPRESSIONS and head:
-                raise DataError(
-                    f"{path}: cannot be read as a table: its name ends in {suffix} but it is not "
-                    f"compressed so (it starts with {head[:8]!r}); rename it."
+                raise OSError(
+                    f"its name ends in {suffix} but it is not compressed so (it starts with "
+                    f"{head[:8]!r}); rename it."
                 )
             return stream
         stream = io.BufferedReader(_decompressed(codec, stream, stack), _BUFFER_BYTES)

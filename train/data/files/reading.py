@@ -14,7 +14,7 @@ from .archives import (
     is_file,
     name_of,
     one_line,
-    open_bytes,
+    open_counted,
     read_buffer,
     require_file,
 )
@@ -114,7 +114,7 @@ def _read(path: Path, names: Sequence[str] | None, notes: list[str]) -> RawTable
     if path.is_file() and path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty.")
     try:
-        with open_bytes(path, notes) as stream:
+        with open_counted(path, notes) as (stream, _):
             head = stream.read(_HEAD_BYTES)
     except READ_ERRORS as error:
         raise DataError(f"{path}: cannot be read as a table: {one_line(error)}") from error
