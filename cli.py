@@ -103,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         default="stop",
         help="what to do with a line of a file that cannot be read",
     )
+    _add_columns(train)
     train.add_argument("--resume", action="store_true", help="go on with the run in --out")
     train.set_defaults(command=_train)
 
@@ -110,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("folder", metavar="DIR", help="folder of a run")
     evaluate.add_argument("--data", metavar="SOURCE", help="another source of the same schema")
     evaluate.add_argument("--on-bad-row", choices=("stop", "skip"), default="stop")
+    _add_columns(evaluate)
     evaluate.set_defaults(command=_evaluate)
 
     inspect = commands.add_parser("inspect", help="hit rates and drift of a source's fields")
@@ -124,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         help="statistics, crosses, leave_out; may be repeated",
     )
     inspect.add_argument("--on-bad-row", choices=("stop", "skip"), default="stop")
+    _add_columns(inspect)
     inspect.set_defaults(command=_inspect)
 
     bench = commands.add_parser("bench", help="run a suite and write results.json")
@@ -149,6 +152,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_columns(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--columns",
+        metavar="FILE",
+        help="declaration of the columns (a run's columns.json), or, for text without a header, "
+        "their names joined by commas (default: guessed, and said; for a run, its own)",
+    )
+
+
 def _train(options: argparse.Namespace) -> None:
     from .train import launch
 
@@ -162,6 +174,7 @@ def _train(options: argparse.Namespace) -> None:
         overrides=options.overrides,
         resume=options.resume,
         on_bad_row=options.on_bad_row,
+        columns=options.columns,
         devices=options.devices,
     )
     _show({"out": str(folder), "train": results["train"], "test": results["test"]})
@@ -170,7 +183,13 @@ def _train(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from .train import launch
 
-    _show(launch.evaluate_run(options.folder, source=options.data, on_bad_row=options.on_bad_row))
+    results = launch.evaluate_run(
+        options.folder,
+        source=options.data,
+        on_bad_row=options.on_bad_row,
+        columns=options.columns,
+    )
+    _show(results)
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -181,6 +200,7 @@ def _inspect(options: argparse.Namespace) -> None:
         overrides=options.overrides,
         history=options.history,
         on_bad_row=options.on_bad_row,
+        columns=options.columns,
     )
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 
 from recjax.train.data import interactions
-from recjax.train.data.interactions import Attribute, Interactions
+from recjax.train.data.encoding import Attribute
+from recjax.train.data.interactions import Interactions
 
 ITEM_IDS = [101, 102, 103, 104, 105, 106, 107, 108]
 CATEGORIES = ["a", "b", "a", None, "c", "b", "d", "a"]

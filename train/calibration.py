@@ -9,7 +9,7 @@ has a prior of a few examples at 0, so that a score that says nothing gets none,
 negative, so that the order stays.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -28,6 +28,9 @@ class Calibration(NamedTuple):
     def __call__(self, logit: np.ndarray) -> np.ndarray:
         """Calibrated log-odds, of the logits' shape."""
         return np.asarray(logit, np.float64) * self.slope + self.intercept
+
+
+Calibrations: TypeAlias = dict[str, Calibration]  # By the name of the logit.
 
 
 def fit_calibration(

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..zoo.contract import Batch, Model, Output, Slate, Variables, served
 from . import metrics
+from .calibration import Calibration, Calibrations, fit_calibration
 from .data import draws
 from .data.dataset import Dataset
 from .data.event_log import Requests
@@ -109,31 +110,58 @@ def evaluate(
     requests: Requests,
     *,
     history: int,
+    calibrations: Calibrations | None = None,
 ) -> dict[str, Any]:
     """Metrics of a model, with the breakdown by the dataset's segments.
 
     A ranking model gives one block of `metrics.evaluate`, or one per task if it has several; a
     retrieval model gives what `retrieval.evaluate_retrieval` says. A generator's slate is taken as
-    an order, which has no log-loss or calibration.
+    an order, which has no log-loss or calibration. Probabilities are those of `calibrations`.
     """
     if model.KIND == "retrieval":
         return evaluate_retrieval(model, config, variables, dataset, requests, history=history)
     logits = predict(model, config, variables, dataset, requests, history=history)
     blocks = {}
     for name, logit in logits.items():
-        task, _, condition = name.partition(_GIVEN)
-        mask = requests.candidate >= 0
+        label, mask, weight = _labels(requests, name)
+        logit = (calibrations or {}).get(name, Calibration())(logit)
         blocks[name] = metrics.evaluate(
-            logit,
-            requests.label[task],
-            mask & (requests.label[condition] > 0) if condition else mask,
-            requests.weight.get(task),
-            requests.user,
-            segments(dataset, requests),
+            logit, label, mask, weight, requests.user, segments(dataset, requests)
         )
         if model.KIND == "generator":
             blocks[name] = _orders_only(blocks[name])
     return blocks if len(blocks) > 1 else next(iter(blocks.values()))
+
+
+def fit_calibrations(
+    model: Model,
+    config: Any,
+    variables: Variables,
+    dataset: Dataset,
+    *,
+    history: int,
+) -> Calibrations:
+    """Platt scaling of each of the model's logits, fitted on the dataset's validation requests.
+
+    Nothing for models that give an order or vectors.
+    """
+    if model.KIND in ("retrieval", "generator"):
+        return {}
+    requests, found = dataset.validation, {}
+    logits = predict(model, config, variables, dataset, requests, history=history)
+    for name, logit in logits.items():
+        label, mask, weight = _labels(requests, name)
+        weights = None if weight is None else weight[mask]
+        found[name] = fit_calibration(logit[mask], label[mask], weights)
+    return found
+
+
+def _labels(requests: Requests, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Labels, mask and weights of a logit, a task's or one task's among another's positives."""
+    task, _, condition = name.partition(_GIVEN)
+    mask = requests.candidate >= 0
+    mask = mask & (requests.label[condition] > 0) if condition else mask
+    return requests.label[task], mask, requests.weight.get(task)
 
 
 def _orders_only(block: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,39 @@ from rich.table import Table
 from .data.dataset import Dataset
 from .drift import ALARM, drift
 from .hit_rates import hit_rates
+from .suspects import suspects
+
+
+def say(dataset: Dataset) -> None:
+    """Prints on standard error what a data set holds and how its file was read, before training."""
+    terminal = Console(stderr=True).is_terminal
+    _show_facts(dataset, Console(stderr=True, width=None if terminal else 120, highlight=False))
+
+
+def _show_facts(dataset: Dataset, console: Console) -> None:
+    """Columns with role, kind, unit and source of the guess; counts, notes and warnings."""
+    console.print(dataset.name, style="bold", markup=False)
+    for name, value in dataset.facts.items():
+        console.print(f"  {name}: {value}", markup=False)
+    if dataset.columns is not None and any(column.why for column in dataset.columns):
+        table = Table("column", "role", "per", "kind", "unit", "why", title="Columns")
+        for column in dataset.columns:
+            read = column.role != "ignored"
+            id_like = read and column.kind in ("id", "bag") and column.role != "time"
+            kind = f"{column.kind} ({column.value})" if id_like else column.kind
+            table.add_row(
+                escape(column.name),
+                column.role,
+                column.per or "",
+                kind if read and column.role != "time" else "",
+                column.unit or "",
+                escape(column.why),
+            )
+        console.print(table)
+    for note in dataset.notes:
+        console.print(f"  note: {note}", markup=False)
+    for warning in suspects(dataset):
+        console.print(f"  warning: {warning}", markup=False)
 
 
 def show(dataset: Dataset, *, history: int = 50, console: Console | None = None) -> None:
@@ -17,9 +50,7 @@ def show(dataset: Dataset, *, history: int = 50, console: Console | None = None)
     if history < 1:
         raise ValueError(f"--history must be >= 1, got {history}.")
     console = console or Console(width=None if Console().is_terminal else 120, highlight=False)
-    console.print(dataset.name, style="bold", markup=False)
-    for name, value in dataset.facts.items():
-        console.print(f"  {name}: {value}", markup=False)
+    _show_facts(dataset, console)
     for split in ("train", "validation", "test"):
         requests = getattr(dataset, split)
         console.print(f"  {split}: {len(requests)} requests, {requests.examples} candidates")

@@ -13,8 +13,10 @@ from ..zoo.rerank import GENERATORS
 from ..zoo.rerank.rewards import Evaluators
 from ..zoo.retrieval import identity_field
 from . import checkpoints, defaults, inspection, run
+from .calibration import Calibrations
 from .data.crosses import with_crosses
 from .data.dataset import Dataset
+from .data.declaration import Columns
 from .data.event_log import Requests
 from .data.lines import OnBadRow
 from .data.sources import absolute, open_source, still_there
@@ -47,6 +49,7 @@ def train(
     overrides: list[str] | None = None,
     resume: bool = False,
     on_bad_row: OnBadRow = "stop",
+    columns: Columns | Path | str | None = None,
     devices: int = 1,
     quiet: bool = False,
 ) -> tuple[Path, dict[str, Any]]:
@@ -62,6 +65,7 @@ def train(
       overrides: `key=value` texts for any field of the model's config or of the settings.
       resume: go on with the run in `out`.
       on_bad_row: "stop" or "skip", for files of events.
+      columns: what the columns of a file are; see `declared`. Guessed by default, and said.
       devices: local devices that share each batch; a CPU stands for several, see `step`.
       quiet: print nothing.
 
@@ -92,13 +96,11 @@ def train(
         run.require_free(Path(out), _RESUME)
     by = load_evaluators(evaluators) if evaluators else None
     if dataset is None:
-        dataset = open_source(
-            source,
-            max_train_per_user=chosen.max_train_per_user,
-            on_bad_row=on_bad_row,
-        )
+        dataset = opened(source, chosen, on_bad_row=on_bad_row, columns=columns)
     whole = dataset.schema
     dataset = prepared(dataset, chosen)
+    if not quiet:
+        inspection.say(dataset)
     if module.KIND == "retrieval" and identity_field(dataset.schema) != identity_field(whole):
         raise ValueError(
             f"Model {model!r} finds items by {identity_field(whole).name!r}, which leave_out names."
@@ -134,6 +136,7 @@ class Trained(NamedTuple):
     module: Model
     config: Any
     variables: Variables
+    calibrations: Calibrations
 
 
 def load_run(folder: Path | str) -> Trained:
@@ -146,7 +149,7 @@ def load_run(folder: Path | str) -> Trained:
     config = saved.config(module)
     like = jax.eval_shape(lambda key: module.init(key, config), jax.random.key(0))
     _, variables, _ = checkpoints.restore(folder / "checkpoints" / "best", like)
-    return Trained(saved, module, config, variables)
+    return Trained(saved, module, config, variables, run.load_calibrations(folder))
 
 
 def load_evaluators(
@@ -179,6 +182,7 @@ def evaluate_run(
     source: str | None = None,
     dataset: Dataset | None = None,
     on_bad_row: OnBadRow = "stop",
+    columns: Columns | Path | str | None = None,
     change: Callable[[Requests], Requests] = lambda requests: requests,
 ) -> dict[str, Any]:
     """Scores the test requests of a source with the best parameters of a run.
@@ -189,6 +193,7 @@ def evaluate_run(
         the run's vocabularies.
       dataset: what `source` gives, for those who have opened it already.
       on_bad_row: "stop" or "skip", for files of events.
+      columns: what the columns of the source are; as in the run by default, never a new guess.
       change: what to do to the test requests first, e.g. `evaluation.exchange_histories`.
 
     Raises:
@@ -197,10 +202,11 @@ def evaluate_run(
     trained = load_run(folder)
     saved = trained.saved
     if dataset is None:
-        dataset = open_source(
-            source or still_there(saved.source, folder),
-            max_train_per_user=saved.settings.max_train_per_user,
+        dataset = opened(
+            absolute(source) if source else still_there(saved.source, folder),
+            saved.settings,
             on_bad_row=on_bad_row,
+            columns=saved.columns if columns is None else columns,
             row_maps=saved.row_maps,
             transforms={
                 f"{f.role}.{f.name}": f.transform for f in saved.schema.fields if f.kind == "dense"
@@ -215,6 +221,7 @@ def evaluate_run(
             f"{has[dataset.log.has_clock]}."
         )
     dataset = dataclasses.replace(dataset, schema=saved.schema)
+    dataset.check()
     block = evaluate(
         trained.module,
         trained.config,
@@ -222,6 +229,7 @@ def evaluate_run(
         dataset,
         change(dataset.test),
         history=saved.settings.history,
+        calibrations=trained.calibrations,
     )
     return {"model": saved.model, "data": dataset.name, "test": block}
 
@@ -232,18 +240,54 @@ def inspect(
     overrides: list[str] | None = None,
     history: int = 50,
     on_bad_row: OnBadRow = "stop",
+    columns: Columns | Path | str | None = None,
 ) -> None:
-    """Prints hit rates and drift of a source's fields, and of those that the `overrides` add.
+    """Prints what a source holds and how it was read, and hit rates and drift of its fields.
+
+    The `overrides` add fields, or choose another split.
 
     Raises:
       ValueError: see `train`.
     """
     _, more = _parse(MODELS["mlp"].Config, overrides or [])
     settings = Settings(**more)
-    dataset = open_source(
-        source, max_train_per_user=settings.max_train_per_user, on_bad_row=on_bad_row
-    )
+    dataset = opened(absolute(source), settings, on_bad_row=on_bad_row, columns=columns)
     inspection.show(prepared(dataset, settings), history=history)
+
+
+def declared(columns: Columns | Path | str | None) -> tuple[Columns | None, list[str] | None]:
+    """A declaration, and the names of the columns of a text without a header.
+
+    Args:
+      columns: a declaration, the path of its file, or names joined by commas.
+
+    Raises:
+      DataError: no such file, or one that is no declaration.
+    """
+    if columns is None or isinstance(columns, Columns):
+        return columns, None
+    if not Path(columns).is_file() and "," in str(columns):
+        return None, [name.strip() for name in str(columns).split(",")]
+    return Columns.load(columns), None
+
+
+def opened(
+    source: str,
+    settings: Settings,
+    *,
+    columns: Columns | Path | str | None = None,
+    **options: Any,
+) -> Dataset:
+    """The data set of a source, split as the settings say; `options` as `open_source` has them."""
+    columns, names = declared(columns)
+    return open_source(
+        source,
+        max_train_per_user=settings.max_train_per_user,
+        protocol=settings.protocol(),
+        columns=columns,
+        names=names,
+        **options,
+    )
 
 
 def prepared(dataset: Dataset, settings: Settings) -> Dataset:

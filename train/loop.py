@@ -21,7 +21,7 @@ from .data.dataset import Dataset
 from .data.deduplicate import Pulled
 from .data.pipeline import TrainingBatches
 from .data.sources import absolute
-from .evaluation import evaluate, score, summary
+from .evaluation import evaluate, fit_calibrations, score, summary
 from .memory import keep_freed_memory
 from .plots import learning_curve
 from .progress import Progress
@@ -96,6 +96,7 @@ def fit(
     if name is None:
         name = str(getattr(model, "__name__", type(model).__name__)).rpartition(".")[2]
     _check(config, dataset, devices)
+    dataset.check()
     keep_freed_memory()
     last = out / "checkpoints" / "last"
     # Resumed on other devices, a run keeps its batches: those of the devices that it began on.
@@ -124,7 +125,12 @@ def fit(
                 trainer.save(out, position)
 
         _, best, _ = checkpoints.restore(out / "checkpoints" / "best", trainer.held().variables)
-        test = evaluate(model, config, best, dataset, dataset.test, history=settings.history)
+        history = settings.history
+        calibrations = fit_calibrations(model, config, best, dataset, history=history)
+        run.save_calibrations(out, calibrations)
+        judge = lambda requests: evaluate(
+            model, config, best, dataset, requests, history=history, calibrations=calibrations
+        )
         results = {
             **run.head_of(name, source, settings.seed, dataset, best),
             "train": {
@@ -135,8 +141,8 @@ def fit(
                 "epochs": position.epoch,
                 "best_epoch": position.best_epoch() + 1,
             },
-            "validation": position.history[position.best_epoch()]["validation"],
-            "test": test,
+            "validation": judge(dataset.validation),
+            "test": judge(dataset.test),
         }
         run.write_json(out / "metrics.json", results)
         learning_curve(

@@ -177,6 +177,7 @@ def fit_generator(
     """
     out = Path(out)
     run.require_free(out)
+    dataset.check()
     size = settings.batch_size or fitting_batch(dataset.train.candidate.size)
     size = max(1, size // dataset.train.candidate.shape[1])
     each = -(-len(dataset.train) // size)

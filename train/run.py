@@ -2,6 +2,8 @@
 
 config.json           model, its options, settings, data source, schema and its hash
 rows/<table>.npy      vocabularies, where a table has one
+columns.json          how the columns of its data were read, to read those of other days alike
+calibration.json      slope and intercept of each logit: its probabilities
 checkpoints/          `last/` to resume from, `best/` by validation AUC
 metrics.json          the results
 learning_curve.png
@@ -27,7 +29,10 @@ import numpy as np
 
 from ..zoo.contract import Model, Variables
 from ..zoo.features import HashedRows, KnownRows, RowMap, Schema
+from .calibration import Calibration, Calibrations
 from .data.dataset import Dataset
+from .data.declaration import Columns
+from .data.declaration.columns import of_schema
 from .settings import Settings
 
 _DIFFERENCES = 8  # Of schemas, that a message shows.
@@ -159,6 +164,7 @@ def save_config(
     for table, row_map in dataset.row_maps.items():
         if isinstance(row_map, KnownRows):
             np.save(rows_file(folder, table), row_map.signatures)
+    (dataset.columns or of_schema(config.schema)).save(folder / "columns.json")
     write_json(
         folder / "config.json",
         {
@@ -173,6 +179,25 @@ def save_config(
             "row_maps": outline(dataset.row_maps),
         },
     )
+
+
+def save_calibrations(folder: Path, calibrations: Calibrations) -> None:
+    """Writes `calibration.json`; nothing where there is nothing to calibrate."""
+    if calibrations:
+        content = {name: one._asdict() for name, one in calibrations.items()}
+        write_json(folder / "calibration.json", content)
+
+
+def load_calibrations(folder: Path) -> Calibrations:
+    """What `save_calibrations` wrote; empty for a run that has none. Raises RunError."""
+    path = folder / "calibration.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+        return {name: Calibration(**one) for name, one in content.items()}
+    except (TypeError, ValueError, AttributeError, OSError) as error:
+        raise RunError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def outline(row_maps: dict[str, RowMap]) -> dict[str, Any]:
@@ -200,6 +225,7 @@ class Saved:
     has_clock: bool
     schema: Schema
     row_maps: dict[str, RowMap]
+    columns: Columns | None = None
 
     def config(self, model: Model) -> Any:
         """The model's config as it was."""
@@ -251,7 +277,11 @@ def load_config(folder: Path) -> Saved:
             if not isinstance(value, kind):
                 raise ValueError(f"{name} must be a {kind.__name__}, got {value!r}")
         events, has_clock = content["events"], content["has_clock"]
-        saved = Saved(model, options, settings, str(source), events, has_clock, schema, row_maps)
+        declared = folder / "columns.json"
+        columns = Columns.load(declared) if declared.is_file() else None
+        saved = Saved(
+            model, options, settings, str(source), events, has_clock, schema, row_maps, columns
+        )
     except (LookupError, TypeError, ValueError, OSError, EOFError, AttributeError) as error:
         raise RunError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     if schema.hash != content.get("schema_hash"):

@@ -9,6 +9,7 @@ import optax
 
 from ..zoo.features import RESERVED_ROWS
 from . import tables
+from .data.protocol import Protocol
 
 TABLE_OPTIMIZERS: dict[str, Callable[..., tables.RowOptimizer]] = {
     "sgd": tables.SGD,
@@ -42,6 +43,8 @@ class Settings:
       history: newest events of a user that the model sees.
       negatives: drawn per positive, where the source holds only positives.
       max_train_per_user: newest training targets per user, where the source is a log of events.
+      split, split_at, duplicates, evaluation_negatives, min_rating, tasks: what becomes of a log of
+        events, see `data.protocol.Protocol`.
       seed: of initial parameters, order, negatives and dropout.
       table_optimizer: for the rows of tables: sgd, adagrad, rowwise_adagrad, lazy_adam, ftrl (for
         lr; its alpha is the rate) or proximal (for mlr).
@@ -68,6 +71,12 @@ class Settings:
     history: int = 50
     negatives: int = 3
     max_train_per_user: int = 20
+    split: Literal["last", "time"] = "last"
+    split_at: tuple[float, ...] = ()
+    duplicates: Literal["drop", "keep"] = "drop"
+    evaluation_negatives: str = "uniform"
+    min_rating: float = 0.0
+    tasks: tuple[str, ...] = ()
     seed: int = 0
     table_optimizer: str = "lazy_adam"
     table_learning_rate: float = 1e-2
@@ -101,6 +110,7 @@ class Settings:
         self._require("cross_history", self.cross_history >= 1, ">= 1")
         for name in ("batch_size", "steps", "patience", "l2", "l1", "l21", "clip_norm", "seed"):
             self._require(name, getattr(self, name) >= 0, ">= 0")
+        self.protocol()
         for name in ("table_learning_rate", "learning_rate"):
             self._require(name, getattr(self, name) > 0, "> 0")
         self._require("unseen_share", 0 <= self.unseen_share < 1, "in [0, 1)")
@@ -111,6 +121,11 @@ class Settings:
             able = [key for key, names in TABLE_PENALTIES.items() if name in names]
             fine = not getattr(self, name) or self.table_optimizer in able
             self._require(name, fine, f"0 unless table_optimizer is {' or '.join(able)}")
+
+    def protocol(self) -> Protocol:
+        """What becomes of a log of events. Raises ValueError for settings that make no sense."""
+        names = [field.name for field in dataclasses.fields(Protocol)]
+        return Protocol(**{name: getattr(self, name) for name in names})
 
     def row_optimizer(self) -> tables.RowOptimizer:
         """The optimiser of the rows, with its options."""

@@ -12,8 +12,8 @@ from recjax.train.retrieval import top_items
 from recjax.zoo import MODELS
 from recjax.zoo.features import Field, Schema, Table, example_batch
 from recjax.zoo.retrieval import (
-    left_out_draws,
     identity_field,
+    left_out_draws,
     mean_over_positives,
     nearest_interest,
     newest,

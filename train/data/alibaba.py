@@ -30,8 +30,10 @@ import pyarrow.compute
 from ...zoo.features import RowMap
 from . import columns, files, interactions
 from .dataset import Dataset
-from .interactions import Attribute, Interactions
+from .encoding import Attribute
+from .interactions import Interactions
 from .lines import BadRows, OnBadRow, read_blocks
+from .protocol import Protocol
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 
@@ -63,6 +65,7 @@ def load(
     max_train_per_user: int = 20,
     on_bad_row: OnBadRow = "stop",
     row_maps: dict[str, RowMap] | None = None,
+    protocol: Protocol | None = None,
 ) -> Dataset:
     """Reads the folder, or an archive of it; its files may be compressed.
 
@@ -73,7 +76,7 @@ def load(
     folder = files.folder_of(folder, lambda name: files.name_of(Path(name)) == _EVENTS)
     raw, repeated = _read(folder, bad)
     dataset = interactions.build(
-        "alibaba", raw, max_train_per_user=max_train_per_user, row_maps=row_maps
+        "alibaba", raw, max_train_per_user=max_train_per_user, row_maps=row_maps, protocol=protocol
     )
     facts = dataset.facts | {"repeated events left out": repeated} | bad.facts()
     return dataclasses.replace(dataset, facts=facts)

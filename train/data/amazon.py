@@ -35,9 +35,11 @@ import pyarrow.compute
 from ...zoo.features import RowMap
 from . import columns, files, interactions
 from .dataset import Dataset
+from .encoding import Attribute
 from .errors import DataError
-from .interactions import Attribute, Interactions
+from .interactions import Interactions
 from .lines import BadRows, OnBadRow, read_lines
+from .protocol import Protocol
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 
@@ -53,6 +55,7 @@ def load(
     max_train_per_user: int = 20,
     on_bad_row: OnBadRow = "stop",
     row_maps: dict[str, RowMap] | None = None,
+    protocol: Protocol | None = None,
 ) -> Dataset:
     """Reads the folder, an archive of it, or one compressed file of reviews.
 
@@ -68,6 +71,7 @@ def load(
         raw,
         max_train_per_user=max_train_per_user,
         row_maps=row_maps,
+        protocol=protocol,
     )
     return dataclasses.replace(dataset, facts=dataset.facts | facts | bad.facts())
 

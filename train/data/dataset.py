@@ -10,7 +10,7 @@ from ...zoo.features import RowMap, Schema
 from .declaration import Columns
 from .draws import NEVER, Catalogue
 from .errors import DataError
-from .event_log import EventLog, Requests
+from .event_log import EventLog, Requests, leaks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,6 +78,38 @@ class Dataset:
             return Catalogue(self.appearances(), has_clock=self.log.has_clock)
         except ValueError as error:
             raise DataError(f"{self.name}: {error}") from error
+
+    def check(self) -> None:
+        """Raises DataError for requests that no source may give, whoever made them.
+
+        Cuts beyond a user's events, histories that reach into the future or hold the target, users
+        and candidates that the log does not have, labels outside [0, 1], weights below 0.
+        """
+        for split in ("train", "validation", "test"):
+            requests: Requests = getattr(self, split)
+            where = f"{self.name}: {split} request"
+            for what, value, low, high in (
+                ("user", requests.user[:, None], 0, self.log.num_users - 1),
+                ("candidate", requests.candidate, -1, self.log.num_items - 1),
+                *((f"label {k!r}", x, 0, 1) for k, x in requests.label.items()),
+                *((f"weight {k!r}", x, 0, np.inf) for k, x in requests.weight.items()),
+            ):
+                real = what[0] not in "lw" or requests.candidate >= 0
+                wrong = np.argwhere(~((value >= low) & (value <= high)) & real)
+                if len(wrong):
+                    at = tuple(wrong[0])
+                    raise DataError(
+                        f"{where} {at[0]}: {what} must be in [{low}, {high}], got {value[at]}."
+                    )
+            try:
+                late = leaks(self.log, requests)
+            except ValueError as error:
+                raise DataError(f"{self.name}: {split}: {error}") from error
+            if len(late):
+                raise DataError(
+                    f"{where} {late[0]} and {len(late) - 1} more: the history holds events that "
+                    "had not happened by then, or the target itself."
+                )
 
     def without(self, names: Sequence[str]) -> "Dataset":
         """The data set without some fields, `name` or `role.name`, and the tables only they read.

@@ -4,8 +4,8 @@ A row is something that a user did with an item. Columns: `user_id`, `item_id`; 
 `category_id`, `timestamp` (seconds, milliseconds, ... since 1970, dates or ISO texts; without it
 the rows' order is the time), `behavior` and `rating`. A column `context_NAME` was known before the
 event (its scene, the hour) and is the field NAME of the request's context. What every further
-column is is guessed from its values, and said: see `declaration.guess`. A declaration (`Columns`, or
-`--columns FILE`) decides instead, here and for files of other days; every run writes one.
+column is is guessed from its values, and said: see `declaration.guess`. A declaration (`Columns`,
+or `--columns FILE`) decides instead, here and for files of other days; every run writes one.
 
 Numbers with a fraction are dense (standardised by what training sees, and clipped); whole numbers
 and text are ids, lists of them (or `a|b`) bags, lists of numbers vectors. Metrics are broken down

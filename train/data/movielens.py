@@ -19,9 +19,11 @@ import pyarrow.compute
 from ...zoo.features import RowMap
 from . import columns, files, interactions
 from .dataset import Dataset
+from .encoding import Attribute
 from .errors import DataError
-from .interactions import Attribute, Interactions
+from .interactions import Interactions
 from .lines import BadRows, OnBadRow, read_blocks, read_lines
+from .protocol import Protocol
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 
@@ -43,6 +45,7 @@ def load(
     max_train_per_user: int = 20,
     on_bad_row: OnBadRow = "stop",
     row_maps: dict[str, RowMap] | None = None,
+    protocol: Protocol | None = None,
 ) -> Dataset:
     """Reads the folder of `u.data` (100K), `ratings.dat` (1M, 10M) or `ratings.csv` (20M on).
 
@@ -74,7 +77,11 @@ def load(
             "ratings.csv (20M and later) is there."
         )
     dataset = interactions.build(
-        f"movielens:{name}", raw, max_train_per_user=max_train_per_user, row_maps=row_maps
+        f"movielens:{name}",
+        raw,
+        max_train_per_user=max_train_per_user,
+        row_maps=row_maps,
+        protocol=protocol,
     )
     return dataclasses.replace(dataset, facts=dataset.facts | bad.facts())
 
@@ -182,16 +189,17 @@ class _Ratings(NamedTuple):
     def read(
         self, genres: list[list[str]], user_fields: tuple[str, ...], bad: BadRows
     ) -> Interactions:
-        parts = [columns.Column() for _ in range(3)]
+        parts = [columns.Column() for _ in range(4)]
         for batch in read_blocks(self.path, self.kinds, numbered=True, bad=bad, **self.form):
-            user, movie, _, time, line = (column.to_numpy() for column in batch.columns)
+            user, movie, rating, time, line = (column.to_numpy() for column in batch.columns)
             movie, known = self._positions("movie", movie, self.movies, line, bad)
             if self.users:
                 user, more = self._positions("user", user, self.users, line, bad, known)
                 known &= more
-            for part, column in zip(parts, (user, movie, time), strict=True):
+            for part, column in zip(parts[:3], (user, movie, time), strict=True):
                 part.append(columns.compact(column[known]))
-        user, movie, time = (part.whole() for part in parts)
+            parts[3].append(rating[known].astype(np.float32))
+        user, movie, time, rating = (part.whole() for part in parts)
         if not len(user):
             raise DataError(f"{self.path}: holds no rating of a movie and user that are listed.")
         if not self.users:
@@ -202,6 +210,7 @@ class _Ratings(NamedTuple):
             item=movie,
             time=time,
             item_ids=pa.array(self.movies.ids),
+            rating=rating,
             items=(Attribute(name="genre", values=pa.array(genres, pa.list_(pa.string()))),),
             users=tuple(
                 Attribute(name=name, values=of_users[name], dim=_USER_DIM) for name in user_fields

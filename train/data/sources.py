@@ -1,6 +1,7 @@
 """SOURCE strings, `KIND[:WHERE]`, and the code that opens each kind."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import dataclasses
 import glob
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,14 @@ from typing import Any
 from ...zoo.features import RowMap
 from . import alibaba, aliccp, amazon, criteo, events, market, movielens, planted, taobao
 from .dataset import Dataset
+from .declaration import Columns
+from .declaration.columns import of_schema
 from .errors import DataError
+from .files import is_file
 from .lines import OnBadRow
 from .market import slate_log
 from .market.slates import SLATES, SlateWorld
+from .protocol import Protocol
 
 # What is read from files: what the path names, and how it is opened.
 _LOGS: dict[str, tuple[str, Callable[..., Dataset]]] = {
@@ -27,6 +32,8 @@ _LABELLED: dict[str, tuple[str, Callable[..., Dataset]]] = {
     "aliccp": ("DIR", aliccp.load),
 }
 _FILES = _LOGS | _LABELLED
+# Files whose columns are declared, or guessed.
+_DECLARED = ("events", "impressions")
 SOURCES = (
     "market[:PRESET]",
     "slates[:PRESET]",
@@ -41,7 +48,14 @@ def absolute(source: str) -> str:
     kind, colon, where = source.partition(":")
     if kind not in _FILES or not where:
         return source
-    return f"{kind}{colon}{Path(where).expanduser().absolute()}"
+    return f"{kind}{colon}{','.join(str(path.expanduser().absolute()) for path in _paths(where))}"
+
+
+def _paths(where: str) -> list[Path]:
+    """The paths that a source names: one, or several joined by commas."""
+    if Path(where).exists() or "," not in where:
+        return [Path(where)]
+    return [Path(part.strip()) for part in where.split(",")]
 
 
 def still_there(source: str, folder: Path | str) -> str:
@@ -51,11 +65,12 @@ def still_there(source: str, folder: Path | str) -> str:
       DataError: what it names is gone; the message names the remedy.
     """
     kind, _, where = source.partition(":")
-    if kind in _FILES and not (Path(where).exists() or glob.glob(where, recursive=True)):
-        raise DataError(
-            f"{where}: the data of the run {folder} are no longer there; say where they are by "
-            f"--data {kind}:PATH."
-        )
+    for path in _paths(where) if kind in _FILES else []:
+        if not (is_file(path) or path.exists() or glob.glob(str(path), recursive=True)):
+            raise DataError(
+                f"{path}: the data of the run {folder} are no longer there; say where they are by "
+                f"--data {kind}:PATH."
+            )
     return source
 
 
@@ -67,6 +82,9 @@ def open_source(
     seed: int = 0,
     row_maps: dict[str, RowMap] | None = None,
     transforms: dict[str, str] | None = None,
+    protocol: Protocol | None = None,
+    columns: Columns | None = None,
+    names: Sequence[str] | None = None,
 ) -> Dataset:
     """Reads a source.
 
@@ -80,6 +98,10 @@ def open_source(
       seed: of the built-in world; files have none.
       row_maps: vocabularies of an earlier run, to read new data the way its model was trained.
       transforms: of the dense fields of that run, by "role.name"; they do not learn anew.
+      protocol: how a log of interactions is split, and what counts.
+      columns: what the columns of a file are; of sources whose columns their publisher defines,
+        which fields are left out.
+      names: of the columns of delimited text without a header.
 
     Raises:
       DataError: an unknown kind or preset, or a file that cannot be used.
@@ -108,7 +130,24 @@ def open_source(
         raise DataError(f"Source {kind!r} needs a path: {kind}:{what}.")
     options: dict[str, Any] = {"on_bad_row": on_bad_row, "row_maps": row_maps}
     if kind in _LOGS:
-        options["max_train_per_user"] = max_train_per_user
-    if kind == "events":  # The only one whose transforms learn.
-        options["transforms"] = transforms
-    return load(where, **options)
+        options |= {"max_train_per_user": max_train_per_user, "protocol": protocol}
+    if kind in _DECLARED:  # The only ones whose transforms learn.
+        return load(where, **options, transforms=transforms, columns=columns, names=names)
+    if names:
+        raise DataError(f"Source {kind!r} has columns of its own; --columns cannot name them.")
+    dataset = load(where, **options)
+    if columns is None:
+        return dataclasses.replace(dataset, columns=of_schema(dataset.schema))
+    return _declared(dataset, columns)
+
+
+def _declared(dataset: Dataset, columns: Columns) -> Dataset:
+    """A data set whose columns its publisher defines, without the fields that are ignored."""
+    known = {field.name for field in dataset.schema.fields}
+    strange = [c.name for c in columns if c.role != "ignored" and c.name not in known]
+    if strange:
+        raise DataError(
+            f"{dataset.name}: has no field {strange[0]!r}; there are {', '.join(sorted(known))}."
+        )
+    left_out = [c.name for c in columns.of("ignored") if c.name in known]
+    return dataclasses.replace(dataset.without(left_out), columns=columns)

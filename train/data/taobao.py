@@ -24,9 +24,11 @@ import pyarrow.compute
 from ...zoo.features import RowMap
 from . import columns, interactions
 from .dataset import Dataset
+from .encoding import Attribute
 from .errors import DataError
-from .interactions import Attribute, Interactions
+from .interactions import Interactions
 from .lines import BadRows, OnBadRow, read_blocks
+from .protocol import Protocol
 
 BEHAVIORS = ("pv", "buy", "cart", "fav")
 _COLUMNS = {
@@ -47,6 +49,7 @@ def load(
     max_train_per_user: int = 20,
     on_bad_row: OnBadRow = "stop",
     row_maps: dict[str, RowMap] | None = None,
+    protocol: Protocol | None = None,
 ) -> Dataset:
     """Reads the file (or a part of it), plain, compressed or in a `.zip`, as it is published.
 
@@ -60,6 +63,7 @@ def load(
         _read(path, BadRows(on_bad_row), facts),
         max_train_per_user=max_train_per_user,
         row_maps=row_maps,
+        protocol=protocol,
     )
     return dataclasses.replace(dataset, facts=dataset.facts | facts)
 

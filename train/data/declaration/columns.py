@@ -17,6 +17,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ....zoo.features import Schema
 from ..errors import DataError
 
 Role = Literal[
@@ -246,3 +247,28 @@ class Columns:
                 raise DataError(f"column {entry['name']!r}: needs a role.")
             columns.append(Column(**{**entry, "why": "declared"}))
         return Columns(tuple(columns))
+
+
+def of_schema(schema: Schema) -> Columns:
+    """The fields of a source whose columns its publisher defines, as a declaration.
+
+    Naming one "ignored" leaves the field out.
+    """
+    roles = {"candidate": "item", "user": "user", "context": "context", "history": "history"}
+    found: dict[str, Column] = {}
+    for field in schema.fields:
+        if field.cross or field.name in found:
+            continue
+        dense = field.kind == "dense"
+        kind = ("vector" if field.width else "number") if dense else field.kind
+        try:
+            found[field.name] = Column(
+                name=field.name,
+                role="item_id" if field.name == "item" else roles[field.role],  # type: ignore[arg-type]
+                kind=kind,
+                value=field.value,
+                width=field.width,
+            )
+        except DataError:  # A name that a file of columns could not have.
+            continue
+    return Columns(tuple(found.values()))
