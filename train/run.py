@@ -20,13 +20,13 @@ import shutil
 import types
 import typing
 from typing import Any
-from urllib.parse import quote
 import zlib
 
 import numpy as np
 
 from ..zoo.contract import Model, Variables
 from ..zoo.features import HashedRows, KnownRows, RowMap, Schema
+from ..zoo.features.file_names import file_of
 from .data.dataset import Dataset
 from .settings import Settings
 
@@ -223,7 +223,7 @@ class Saved:
 
 def rows_file(folder: Path, table: str) -> Path:
     """Of a table's vocabulary; tables are named after columns, which may hold any character."""
-    return folder / "rows" / f"{quote(table, safe='')}.npy"
+    return file_of(folder / "rows", table)
 
 
 def load_config(folder: Path) -> Saved:
