@@ -8,6 +8,12 @@ import numpy as np
 
 from .schema import ROLES, Field, Role, Schema
 
+# Roles that hold the fields of another.
+_LIKE: dict[str, Role] = {
+    "retrieved": "history",
+    "history_negative": "history",
+    "sampled": "candidate",
+}
 _AXES = {"user": "(B,)", "context": "(B,)", "candidate": "(B, C)", "history": "(B, L)"}
 
 
@@ -62,8 +68,10 @@ def require_rows(schema: Schema, batch: dict[str, Any], roles: Sequence[Role] = 
 
     What is being traced cannot be looked at, and what the batch lacks is not asked for.
     """
-    for role in roles:
-        for field in schema.role(role):
+    looked_at: list[tuple[str, Role]] = [(role, role) for role in roles]
+    looked_at += [(role, like) for role, like in _LIKE.items() if like in roles]
+    for role, like in looked_at:
+        for field in schema.role(like):
             value = batch.get(role, {}).get(field.name)
             if field.kind == "dense" or value is None or isinstance(value, jax.core.Tracer):
                 continue
