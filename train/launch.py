@@ -25,6 +25,7 @@ from .loop import fit
 from .rerank import fit_generator
 from .settings import Settings
 from .step import offer_devices
+from .suitable import require_suitable
 
 _RESUME = "choose another folder, or --resume its run"
 
@@ -97,6 +98,7 @@ def train(
             max_train_per_user=chosen.max_train_per_user,
             on_bad_row=on_bad_row,
         )
+    require_suitable(model, module, dataset)
     whole = dataset.schema
     dataset = prepared(dataset, chosen)
     if module.KIND == "retrieval" and identity_field(dataset.schema) != identity_field(whole):
