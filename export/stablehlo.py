@@ -15,6 +15,7 @@ manifest before it is used.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -28,11 +29,29 @@ import numpy as np
 
 from ..train import launch, run
 from ..zoo.contract import Batch, served
-from ..zoo.features import ROLES, KnownRows, Role, Schema, example_batch, require_batch
+from ..zoo.features import (
+    ROLES,
+    KnownRows,
+    Role,
+    Schema,
+    example_batch,
+    require_batch,
+    require_rows,
+)
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 MANIFEST = "manifest.json"
 _AGREE = 1e-5
+_LOGITS = ("logit", "tasks")
+# Roles of several candidates, or groups, per request.
+_SEVERAL = (
+    "candidate",
+    "candidate_mask",
+    "group",
+    "retrieved",
+    "retrieved_mask",
+    "retrieved_age",
+)
 
 
 class ArtifactError(ValueError):
@@ -124,18 +143,25 @@ class Artifact:
     def score(self, batch: Batch) -> jax.Array:
         """Logits (B, C) of a batch of whole-table rows, laid out as `zoo.contract` says.
 
-        A shorter history than the artifact's is padded; a longer one is an error.
+        Only those of real candidates mean something: where `candidate_mask` is False stands any
+        number. No requests or no candidates give an empty array. A shorter history than the
+        artifact's is padded.
+
+        Raises:
+          ArtifactError: a longer history, what is lacking or of another shape, and an id that is
+            no row of its table.
         """
-        return self._programs["apply"](self._variables, self._fit("apply", batch))["logit"]
+        return self._apply(batch)["logit"]
 
     def tasks(self, batch: Batch) -> dict[str, jax.Array]:
-        """Logits (B, C) of every task."""
-        return self._programs["apply"](self._variables, self._fit("apply", batch))["tasks"]
+        """Logits (B, C) of every task; see `score`."""
+        return self._apply(batch)["tasks"]
 
     def user_vectors(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Of a retrieval model: (B, K, d), mask (B, K). Needs no candidates."""
         program = self._retrieval("user_vectors")
-        return program(self._variables, self._fit("user_vectors", batch))
+        found = program(self._variables, self._fit("user_vectors", batch))
+        return found if len(batch["history_mask"]) else jax.tree.map(lambda x: x[:0], found)
 
     def item_vectors(self, items: dict[str, Any]) -> jax.Array:
         """Of a retrieval model: (N, d) for items {field: (N,)}."""
@@ -145,7 +171,21 @@ class Artifact:
                 raise ArtifactError(
                     f"items must hold {field.name!r}, got {', '.join(items) or 'nothing'}."
                 )
-        return program(self._variables, {field.name: items[field.name] for field in wanted})
+        items = {field.name: items[field.name] for field in wanted}
+        try:
+            require_rows(self.schema, {"candidate": items}, ["candidate"])
+        except ValueError as error:
+            raise ArtifactError(str(error)) from error
+        found = program(self._variables, jax.tree.map(_at_least_one, items))
+        return found if len(items[wanted[0].name]) else found[:0]
+
+    def _apply(self, batch: Batch) -> dict[str, Any]:
+        """What the program says of the batch, no more requests and candidates than it holds."""
+        found = self._programs["apply"](self._variables, self._fit("apply", batch))
+        requests, candidates = np.shape(batch["candidate_mask"])
+        if requests and candidates:
+            return found
+        return jax.tree.map(lambda x: x[:requests, :candidates], {k: found[k] for k in _LOGITS})
 
     def _retrieval(self, name: str) -> Callable[..., Any]:
         if name not in self._programs:
@@ -158,17 +198,16 @@ class Artifact:
         roles: list[Role] = [role for role in ROLES if role in wanted]
         try:
             require_batch(self.schema, batch, roles)
+            require_rows(self.schema, batch, roles)
         except ValueError as error:
             raise ArtifactError(str(error)) from error
         for role in wanted:
             if role not in batch and role not in ROLES:  # A role without fields may be left out.
                 raise ArtifactError(f"batch must hold {role!r}, got {', '.join(batch)}.")
         length = self.manifest["history"]
-        size, given = np.shape(batch["history_mask"])
+        _, given = np.shape(batch["history_mask"])
         if given > length:
             raise ArtifactError(f"The history must have at most {length} events, got {given}.")
-        if size == 0:
-            raise ArtifactError("batch must hold at least 1 request, got 0.")
         taken = {role: batch[role] for role in wanted if role not in roles}
         for role in roles:
             taken[role] = {f.name: batch[role][f.name] for f in self.schema.role(role)}
@@ -178,7 +217,19 @@ class Artifact:
             for role in ("history", "history_mask", "history_age")
             if role in taken
         }
-        return {**taken, **grown}
+        filled = {role: 2 if role in _SEVERAL else 1 for role in wanted}
+        return {
+            role: jax.tree.map(functools.partial(_at_least_one, axes=filled[role]), value)
+            for role, value in {**taken, **grown}.items()
+        }
+
+
+def _at_least_one(x: Any, axes: int = 1) -> Any:
+    """Zeros where the first `axes` axes hold nothing: the programs' sizes begin at 1."""
+    missing = [(0, int(size == 0)) for size in np.shape(x)[:axes]]
+    if not any(more for _, more in missing):
+        return x
+    return np.pad(x, missing + [(0, 0)] * (np.ndim(x) - axes))
 
 
 def load(folder: Path | str) -> Artifact:
@@ -243,8 +294,7 @@ def _programs(module: Any, config: Any, batch: Batch) -> dict[str, tuple[Any, An
 def _symbolic(batch: Batch) -> Any:
     """Shapes of a batch with symbolic numbers of requests, candidates and groups."""
     b, c, g = jax.export.symbolic_shape("b, c, g")
-    second = {"candidate": c, "candidate_mask": c, "group": c}
-    second |= dict.fromkeys(("retrieved", "retrieved_mask", "retrieved_age"), g)
+    second = {role: g if role.startswith("retrieved") else c for role in _SEVERAL}
 
     def shape(role: str) -> Callable[[Any], jax.ShapeDtypeStruct]:
         lead = (b, second[role]) if role in second else (b,)

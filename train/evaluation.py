@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from ..zoo.contract import Batch, Model, Output, Slate, Variables, served
+from ..zoo.features import require_rows
 from . import metrics
 from .calibration import Calibration, Calibrations, fit_calibration
 from .data import draws
@@ -42,7 +43,7 @@ def predict(
 
     A model that speaks of one task among the positives of another (ESMM's conversion rate of
     clicked impressions) adds "<task>_given_<other>". Raises FloatingPointError if the logit of a
-    real candidate is not finite.
+    real candidate is not finite, ValueError if an id is no row of its table.
     """
     score = _scorer(model, config)
     parts: list[dict[str, Any]] = []
@@ -55,6 +56,7 @@ def predict(
         requirements=model.requirements(config),
     )
     for batch in batches:
+        require_rows(config.schema, batch)
         batch = {**batch, **even_preferences(model, config, len(batch["candidate_mask"]))}
         output = score(variables, served(batch))
         if isinstance(output, Slate):

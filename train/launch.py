@@ -27,6 +27,7 @@ from .loop import fit
 from .rerank import fit_generator
 from .settings import Settings
 from .step import offer_devices
+from .suitable import require_suitable
 
 _RESUME = "choose another folder, or --resume its run"
 
@@ -97,6 +98,7 @@ def train(
     by = load_evaluators(evaluators) if evaluators else None
     if dataset is None:
         dataset = opened(source, chosen, on_bad_row=on_bad_row, columns=columns)
+    require_suitable(model, module, dataset)
     whole = dataset.schema
     dataset = prepared(dataset, chosen)
     if not quiet:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 import numpy as np
 
 from ..zoo.contract import Model, Variables
-from ..zoo.features import PADDING_ROW
+from ..zoo.features import PADDING_ROW, require_rows
 from ..zoo.retrieval import identity_field
 from . import metrics
 from .data.dataset import Dataset
@@ -352,6 +352,7 @@ def _towers(model: Any, config: Any):
 
 def _item_vectors(model: Any, config: Any, variables: Variables, log: EventLog) -> np.ndarray:
     columns = {field.name: log.items[field.name] for field in config.schema.item_fields}
+    require_rows(config.schema, {"candidate": columns}, ["candidate"])
     vectors = [
         _towers(model, config)[1](
             variables, {n: c[start : start + _ITEMS] for n, c in columns.items()}
@@ -373,10 +374,11 @@ def _user_vectors(
         requirements=model.requirements(config),
     )
     unknown = ("label", "weight", "candidate", "candidate_mask")
-    parts = [
-        _towers(model, config)[0](variables, {k: v for k, v in b.items() if k not in unknown})
-        for b in batches
-    ]
+    parts = []
+    for batch in batches:
+        require_rows(config.schema, batch)
+        known = {role: value for role, value in batch.items() if role not in unknown}
+        parts.append(_towers(model, config)[0](variables, known))
     users, mask = (np.concatenate(column)[: len(requests)] for column in zip(*parts, strict=True))
     return users, mask
 

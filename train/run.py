@@ -22,13 +22,13 @@ import shutil
 import types
 import typing
 from typing import Any
-from urllib.parse import quote
 import zlib
 
 import numpy as np
 
 from ..zoo.contract import Model, Variables
 from ..zoo.features import HashedRows, KnownRows, RowMap, Schema
+from ..zoo.features.file_names import file_of
 from .calibration import Calibration, Calibrations
 from .data.dataset import Dataset
 from .data.declaration import Columns
@@ -249,7 +249,7 @@ class Saved:
 
 def rows_file(folder: Path, table: str) -> Path:
     """Of a table's vocabulary; tables are named after columns, which may hold any character."""
-    return folder / "rows" / f"{quote(table, safe='')}.npy"
+    return file_of(folder / "rows", table)
 
 
 def load_config(folder: Path) -> Saved:

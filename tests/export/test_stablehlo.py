@@ -1,3 +1,4 @@
+import functools
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from recjax.export.stablehlo import ArtifactError
 from recjax.train import launch
 from recjax.train.data.pipeline import whole_batch
 from recjax.train.data.sources import open_source
+from recjax.zoo.features import encode
 
 HISTORY = 12
 
@@ -80,6 +82,45 @@ def test_histories_may_be_shorter_and_not_longer(exported, batch):
     long = {r: jax.tree.map(lambda x: np.concatenate([x, x], 1), batch[r]) for r in HISTORIES}
     with pytest.raises(ArtifactError, match="at most 12 events, got 24"):
         artifact.score({**batch, **long})
+
+
+def test_nothing_to_score_is_an_empty_answer(exported):
+    """As raw records, through the artifact alone: no requests, and requests of no candidates."""
+    folder, _ = exported
+    artifact = stablehlo.load(folder / "artifact")
+    record = {"context": {"time": 5}, "user": {"history": []}, "items": []}
+    read = functools.partial(
+        encode, schema=artifact.schema, row_maps=artifact.row_maps, history=HISTORY
+    )
+    nobody = read([])
+    assert artifact.score(nobody).shape == (0, 1)
+    assert {x.shape for x in artifact.tasks(nobody).values()} == {(0, 1)}
+    nothing = read([record, record])
+    assert artifact.score(nothing)[nothing["candidate_mask"]].size == 0
+    assert artifact.score(nothing).shape == (2, 1)
+
+
+def test_no_columns_of_candidates_are_an_empty_answer(exported, batch):
+    folder, _ = exported
+    empty = {r: jax.tree.map(lambda x: x[:, :0], batch[r]) for r in ("candidate", "candidate_mask")}
+    assert stablehlo.load(folder / "artifact").score({**batch, **empty}).shape == (5, 0)
+
+
+@pytest.mark.parametrize("role", ["candidate", "history"])
+@pytest.mark.parametrize("beyond", [True, False])
+def test_ids_outside_a_table_are_refused(exported, batch, role, beyond):
+    folder, _ = exported
+    artifact = stablehlo.load(folder / "artifact")
+    rows = artifact.schema.table("item").rows
+    wrong = rows if beyond else -1
+    item = batch[role]["item"].copy()
+    item[2, 0] = wrong
+    said = f"{role}'..'item'. must hold rows of table 'item', 0 <= row < {rows}, got {wrong}"
+    for changed in (item, jax.numpy.asarray(item)):
+        with pytest.raises(ArtifactError, match=said):
+            artifact.score({**batch, role: {**batch[role], "item": changed}})
+    item[2, 0] = rows - 1
+    artifact.score({**batch, role: {**batch[role], "item": item}})
 
 
 HISTORIES = ("history", "history_mask", "history_age")

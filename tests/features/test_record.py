@@ -271,6 +271,100 @@ def test_dicts_that_do_not_fit_are_refused(records):
         encode(records, simple(), {"item": HashedRows(100)}, history=5)
 
 
+def with_key(level, key):
+    """A good request with one more key at a level."""
+    record = request(7)
+    places = {
+        "": record,
+        "context": record["context"],
+        "user": record["user"],
+        "user.history": record["user"]["history"][0],
+        "items": record["items"][0],
+    }
+    places[level][key] = 3
+    return record
+
+
+@pytest.mark.parametrize("form", [list, pa.Table.from_pylist])
+@pytest.mark.parametrize(
+    "level, key, meant",
+    [
+        ("", "itmes", "nearest: 'items'"),
+        ("context", "timestamp", "nearest: 'time'"),
+        ("context", "weekday", "known: 'time'"),
+        ("context", "tim", "nearest: 'time'"),
+        ("user", "histroy", "nearest: 'history'"),
+        ("user.history", "itemm", "nearest: 'item'"),
+        ("items", "Item", "nearest: 'item'"),
+    ],
+)
+def test_unknown_keys_are_refused_unless_asked_for(form, level, key, meant):
+    rows = {"item": HashedRows(100)}
+    # In the last of the dicts; Arrow takes its columns from the first.
+    records = [request(7), with_key(level, key)]
+    records = records if form is list else form(records[::-1])
+    name = f"{level}.{key}" if level else key
+    with pytest.raises(ValueError, match=f"keys that the schema lacks: '{name}' .{meant}"):
+        encode(records, simple(), rows, history=5)
+    batch = encode(records, simple(), rows, history=5, unknown="ignore")
+    expected = encode([request(7), request(7)], simple(), rows, history=5)
+    jax.tree.map(np.testing.assert_array_equal, batch, expected)
+    with pytest.raises(ValueError, match="unknown must be 'error' or 'ignore', got 'warn'"):
+        encode(records, simple(), rows, history=5, unknown="warn")
+
+
+def test_a_raw_name_is_told_from_the_batchs():
+    schema = dataclasses.replace(
+        simple(), fields=tuple(dataclasses.replace(field, raw="item_id") for field in ITEMS)
+    )
+    record = {"context": {"time": 5}, "user": {"history": []}, "items": [{"item": 7}]}
+    with pytest.raises(ValueError, match="'items.item' .nearest: 'item_id'"):
+        encode([record], schema, {"item": HashedRows(100)}, history=5)
+
+
+def test_many_unknown_keys_are_counted():
+    record = request(7)
+    record["items"][0] |= {f"field {i}": i for i in range(9)}
+    with pytest.raises(ValueError, match="'items.field 4' .*and 4 more;"):
+        encode([record], simple(), {"item": HashedRows(100)}, history=5)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [],
+        pa.Table.from_pylist([]),
+        pa.Table.from_pylist([], schema=record_type(simple())),
+        pa.Table.from_batches([], schema=record_type(simple())),
+        pa.Table.from_pylist([request(7)]).slice(0, 0),
+    ],
+    ids=["dicts", "no columns", "no rows", "no chunks", "sliced"],
+)
+def test_no_records_are_a_batch_of_none(records):
+    batch = encode(records, simple(), {"item": HashedRows(100)}, history=5)
+    assert batch["candidate"]["item"].shape == batch["candidate_mask"].shape == (0, 1)
+    assert batch["history"]["item"].shape == batch["history_age"].shape == (0, 1)
+
+
+@pytest.mark.parametrize("items", [[], None])
+def test_no_candidates_are_a_mask_of_none(items):
+    requests = [{**request(7), "items": items}, request(8)]
+    for records in (requests, pa.Table.from_pylist(requests)):
+        batch = encode(records, simple(), {"item": HashedRows(100)}, history=5)
+        assert batch["candidate_mask"].tolist() == [[False], [True]]
+        assert batch["candidate"]["item"][0].tolist() == [0]
+
+
+def test_a_candidate_without_an_id_is_real():
+    """Its other fields speak for it; its id reads the padding row, which is all zeros."""
+    for item in ({"item": None}, {}, None):
+        batch = encode(
+            [{**request(7), "items": [item]}], simple(), {"item": HashedRows(100)}, history=5
+        )
+        assert batch["candidate_mask"].tolist() == [[True]]
+        assert batch["candidate"]["item"].tolist() == [[0]]
+
+
 def logged_requests(users, targets):
     """What a service would have logged for `targets` (event position, shown items) of each user."""
     times = {(user, item): time for user, item, time, _ in EVENTS}

@@ -8,10 +8,11 @@ import dataclasses
 import json
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 import zlib
 
 import numpy as np
+
+from ...zoo.features.file_names import file_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,7 +80,7 @@ class EventLog:
         for group in ("event", "items", "users"):
             names[group] = sorted(getattr(self, group))
             for name in names[group]:
-                np.save(aside / _file(group, name), getattr(self, group)[name])
+                np.save(_file(aside, group, name), getattr(self, group)[name])
         for name in ("offsets", "item", "time"):
             np.save(aside / f"{name}.npy", getattr(self, name))
         (aside / "log.json").write_text(json.dumps({"columns": names, "has_clock": self.has_clock}))
@@ -92,17 +93,19 @@ class EventLog:
         if not (folder / "log.json").is_file():
             raise FileNotFoundError(f"{folder} is not a saved event log (it has no log.json).")
         content = json.loads((folder / "log.json").read_text())
-        read = lambda file: np.load(folder / file, mmap_mode="r", allow_pickle=False)
+        read = lambda file: np.load(file, mmap_mode="r", allow_pickle=False)
         groups: dict[str, Any] = {
-            group: {name: read(_file(group, name)) for name in names}
+            group: {name: read(_file(folder, group, name)) for name in names}
             for group, names in content["columns"].items()
         }
-        plain: dict[str, Any] = {name: read(f"{name}.npy") for name in ("offsets", "item", "time")}
+        plain: dict[str, Any] = {
+            name: read(folder / f"{name}.npy") for name in ("offsets", "item", "time")
+        }
         return cls(**plain, **groups, has_clock=content["has_clock"])
 
 
-def _file(group: str, name: str) -> str:
-    return f"{group}.{quote(name, safe='')}.npy"
+def _file(folder: Path, group: str, name: str) -> Path:
+    return file_of(folder, name, before=f"{group}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

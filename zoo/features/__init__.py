@@ -1,6 +1,7 @@
 """From raw values to a batch: schema, signatures, row maps, records."""
 
 from .check import require_batch as require_batch
+from .check import require_rows as require_rows
 from .example import example_batch as example_batch
 from .record import encode as encode
 from .record import record_type as record_type

@@ -3,10 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from .schema import ROLES, Field, Role, Schema
 
+# Roles that hold the fields of another.
+_LIKE: dict[str, Role] = {
+    "retrieved": "history",
+    "history_negative": "history",
+    "sampled": "candidate",
+}
 _AXES = {"user": "(B,)", "context": "(B,)", "candidate": "(B, C)", "history": "(B, L)"}
 
 
@@ -54,3 +61,24 @@ def _require_array(name: str, field: Field, value: Any, lead: tuple[Any, ...] | 
     kind = (value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype).kind
     if field.kind != "dense" and kind not in "iu":
         raise ValueError(f"{name} must hold whole numbers, rows of a table, got dtype {kind!r}.")
+
+
+def require_rows(schema: Schema, batch: dict[str, Any], roles: Sequence[Role] = ROLES) -> None:
+    """Raises ValueError if an id or a bag of a whole-table batch is no row of its table.
+
+    What is being traced cannot be looked at, and what the batch lacks is not asked for.
+    """
+    looked_at: list[tuple[str, Role]] = [(role, role) for role in roles]
+    looked_at += [(role, like) for role, like in _LIKE.items() if like in roles]
+    for role, like in looked_at:
+        for field in schema.role(like):
+            value = batch.get(role, {}).get(field.name)
+            if field.kind == "dense" or value is None or isinstance(value, jax.core.Tracer):
+                continue
+            rows, value = schema.table(field.table_name).rows, np.asarray(value)
+            if value.size and not (0 <= value.min() and value.max() < rows):
+                wrong = value[(value < 0) | (value >= rows)][0]
+                raise ValueError(
+                    f"batch[{role!r}][{field.name!r}] must hold rows of table "
+                    f"{field.table_name!r}, 0 <= row < {rows}, got {wrong}."
+                )

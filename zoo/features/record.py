@@ -7,6 +7,9 @@ this record and whoever trains reads it, so the two cannot disagree.
     context: {time: int64 seconds, <field>...}
     user:    {<field>..., history: [{time: int64 seconds, <field>...}]}
     items:   [{<field>...}]
+
+A field that a record lacks is null. A key that the schema does not know is refused, because it may
+be a field's name misspelt.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,6 +18,7 @@ import numpy as np
 
 from . import transforms
 from .cross import add_crosses
+from .record_keys import keys_of_dicts, keys_of_table, require_known_keys
 from .row_map import RowMap
 from .schema import PADDING_ROW, UNSEEN_ROW, Field, Schema
 from .signature import signatures
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def record_type(schema: Schema) -> "pa.Schema":
-    """The Arrow schema of this schema's requests; extra columns in a record are ignored."""
+    """The Arrow schema of this schema's requests; see `encode` for columns beside these."""
     import pyarrow as pa
 
     def struct(role, **more) -> Any:
@@ -59,29 +63,41 @@ def encode(
     row_maps: dict[str, RowMap],
     *,
     history: int,
+    unknown: str = "error",
 ) -> dict[str, Any]:
     """Turns request records into a batch without labels.
 
     Args:
       records: `R` requests, an Arrow table of `record_type(schema)` (columns of compatible types
         are cast) or a list of dicts of that shape. A null value, or one that a dict lacks, reads as
-        padding (ids) or 0 (numbers; so does NaN).
+        padding (ids) or 0 (numbers; so does NaN); so does the id of a candidate, which is real and
+        scored by its other fields alone. A null candidate or event counts, as one whose fields are
+        null; a null list is an empty one.
       schema: what the batch holds.
       row_maps: {table: RowMap}; values that a map does not know become row 1.
       history: the newest so many events are kept.
+      unknown: "error" or "ignore": what to do with keys that the schema has not, at any level.
 
     Returns:
       A batch (see `zoo.contract`), `L` = the longest kept history (at least 1), `C` = the most
-      candidates; shorter ones are padded on the right.
+      candidates (at least 1); shorter ones are padded on the right. A request without candidates
+      has a mask of False throughout, and no records give a batch of no requests.
 
     Raises:
-      ValueError: naming the column, if a value cannot be read as its field says.
+      ValueError: naming the column, if a value cannot be read as its field says, or a key is not
+        one of the schema's.
     """
     import pyarrow as pa
 
     if history < 1:
         raise ValueError(f"history must be >= 1, got {history}.")
+    if unknown not in ("error", "ignore"):
+        raise ValueError(f"unknown must be 'error' or 'ignore', got {unknown!r}.")
+    if not isinstance(records, list) and not records.num_rows and not records.column_names:
+        records = []  # Arrow knows no columns of an empty list.
     if isinstance(records, list):
+        if unknown == "error":
+            require_known_keys(schema, keys_of_dicts(records))
         try:
             records = pa.Table.from_pylist(records, schema=record_type(schema))
         except (pa.ArrowException, TypeError, OverflowError) as error:
@@ -112,6 +128,8 @@ def encode(
         "candidate_mask": item_slots.mask,
         "history_age": np.where(event_slots.mask, age, 0).astype(np.int32),
     }
+    if unknown == "error":  # Last: what is lacking says more than what is too much.
+        require_known_keys(schema, keys_of_table(records))
     add_crosses(schema, batch)
     return batch
 
@@ -170,8 +188,13 @@ def _child(role: str, struct: Any, name: str) -> Any:
         raise ValueError(f"{role} must hold structs in a request record, got {struct.type}.")
     index = struct.type.get_field_index(name)
     if index < 0:
-        raise ValueError(f"The request record lacks {role}.{name}.")
+        raise ValueError(f"The request record lacks {role}.{name}; it has {_names(struct.type)}.")
     return struct.flatten()[index]
+
+
+def _names(struct_type: Any) -> str:
+    names = [struct_type.field(i).name for i in range(min(struct_type.num_fields, 10))]
+    return ", ".join(names) or "nothing"
 
 
 def _seconds(name: str, column: Any) -> np.ndarray:

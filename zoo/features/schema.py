@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 from typing import Any, Literal
-from urllib.parse import quote
 
 from . import transforms
 
@@ -20,8 +19,8 @@ ROLES: tuple[Role, ...] = ("user", "context", "history", "candidate")
 PADDING_ROW = 0
 UNSEEN_ROW = 1
 RESERVED_ROWS = 2
-# A table names files in runs; a character that is no letter takes three to twelve of theirs.
-_LONGEST_NAME = 200
+# Of a table, in characters: long enough for a cross of several columns, short enough to be shown.
+_LONGEST_NAME = 1000
 # What a request's record holds besides fields; see `record`.
 _OF_THE_RECORD = {"context": ("time",), "history": ("time",), "user": ("history",)}
 _ORDER = "order of fields"
@@ -47,8 +46,9 @@ class Table:
     def __post_init__(self):
         _require(bool(self.name), "Table.name must not be empty.")
         _require(
-            len(quote(self.name, safe="")) <= _LONGEST_NAME,
-            f"Table.name {self.name[:20]!r}... is too long for the name of a file.",
+            len(self.name) <= _LONGEST_NAME,
+            f"Table.name must have at most {_LONGEST_NAME} characters, got {len(self.name)} "
+            f"({self.name[:20]!r}...).",
         )
         _require(
             RESERVED_ROWS <= self.rows < 2**31 - 2**24,

@@ -1,0 +1,100 @@
+"""The keys of request records, level by level, and whether a schema knows them."""
+
+from collections.abc import Iterable, Mapping
+import difflib
+from itertools import chain
+import reprlib
+from typing import Any
+
+from .schema import Schema
+
+_NAMED = 5  # Keys that a message shows.
+Keys = dict[str, Iterable[Any]]
+"""By level: "" (the record itself), "context", "user", "user.history", "items"."""
+
+
+def keys_of_dicts(records: list[Any]) -> Keys:
+    """The keys that stand at each level of the records; what is of another type has none."""
+    is_dict = lambda value: isinstance(value, Mapping)
+    inner = lambda parts, key: filter(None, (part.get(key) for part in parts))
+    listed = lambda parts, key: chain.from_iterable(
+        value for value in inner(parts, key) if isinstance(value, list | tuple)
+    )
+    records = list(filter(is_dict, records))
+    users = list(filter(is_dict, inner(records, "user")))
+    levels: dict[str, Iterable[Any]] = {
+        "": records,
+        "context": inner(records, "context"),
+        "user": users,
+        "user.history": listed(users, "history"),
+        "items": listed(records, "items"),
+    }
+    return {
+        name: dict.fromkeys(chain.from_iterable(filter(is_dict, parts)))
+        for name, parts in levels.items()
+    }
+
+
+def keys_of_table(records: Any) -> Keys:
+    """The columns at each level of the table; what is of another type has none."""
+
+    def inner(type_: Any, *names: str) -> Any:
+        for name in names:
+            index = type_.get_field_index(name) if hasattr(type_, "get_field_index") else -1
+            if index < 0:
+                return None
+            type_ = type_.field(index).type
+        # Lists of structs are meant as their structs.
+        return getattr(type_, "value_type", type_)
+
+    def names(type_: Any) -> list[str]:
+        fields = getattr(type_, "num_fields", 0) if hasattr(type_, "get_field_index") else 0
+        return [type_.field(i).name for i in range(fields)]
+
+    schema = records.schema
+    return {
+        "": schema.names,
+        "context": names(inner(schema, "context")),
+        "user": names(inner(schema, "user")),
+        "user.history": names(inner(schema, "user", "history")),
+        "items": names(inner(schema, "items")),
+    }
+
+
+def require_known_keys(schema: Schema, found: Keys) -> None:
+    """Raises ValueError if a key is not one that a record of this schema has at its level."""
+    known = {
+        "": {name: name for name in ("context", "user", "items")},
+        "context": {"time": "time", **_raw_names(schema, "context")},
+        "user": {"history": "history", **_raw_names(schema, "user")},
+        "user.history": {"time": "time", **_raw_names(schema, "history")},
+        "items": _raw_names(schema, "candidate"),
+    }
+    wrong = []
+    for level, keys in found.items():
+        allowed = set(known[level].values())
+        for key in keys:
+            if key not in allowed:
+                name = reprlib.repr(f"{level}.{key}" if level else f"{key}")
+                near = difflib.get_close_matches(str(key), known[level], 1)
+                wrong.append(f"{name} ({_meant(known[level], near)})")
+    if wrong:
+        more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+        raise ValueError(
+            f"A request record has keys that the schema lacks: {', '.join(wrong[:_NAMED])}{more}; "
+            'unknown="ignore" passes over them.'
+        )
+
+
+def _raw_names(schema: Schema, role: Any) -> dict[str, str]:
+    """What a field of this role is called in a record, by that name and by the batch's."""
+    read = [field for field in schema.role(role) if not field.cross]
+    raw = {field.raw_name: field.raw_name for field in read}
+    return {field.name: field.raw_name for field in read} | raw
+
+
+def _meant(known: dict[str, str], near: list[str]) -> str:
+    if near:
+        return f"nearest: {known[near[0]]!r}"
+    names = [repr(name) for name in dict.fromkeys(known.values())]
+    return f"known: {', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
