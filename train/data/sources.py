@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...zoo.features import RowMap
-from . import alibaba, aliccp, amazon, criteo, events, market, movielens, planted, taobao
+from . import alibaba, aliccp, amazon, criteo, events, ffm, market, movielens, planted, taobao
 from .dataset import Dataset
 from .errors import DataError
 from .lines import OnBadRow
@@ -23,6 +23,8 @@ _LOGS: dict[str, tuple[str, Callable[..., Dataset]]] = {
 _LABELLED: dict[str, tuple[str, Callable[..., Dataset]]] = {
     "criteo": ("FILE", criteo.load),
     "aliccp": ("DIR", aliccp.load),
+    "libffm": ("FILE", ffm.load_libffm),
+    "libsvm": ("FILE", ffm.load_libsvm),
 }
 _FILES = _LOGS | _LABELLED
 SOURCES = (
@@ -84,6 +86,6 @@ def open_source(
     options: dict[str, Any] = {"on_bad_row": on_bad_row, "row_maps": row_maps}
     if kind in _LOGS:
         options["max_train_per_user"] = max_train_per_user
-    if kind == "events":  # The only one whose transforms learn.
+    if kind in ("events", "libffm", "libsvm"):  # Their transforms learn.
         options["transforms"] = transforms
     return load(where, **options)
