@@ -33,7 +33,7 @@ from ...zoo.features.record import numbers_of
 from .coded import admit, watched_blocks
 from .dataset import Dataset
 from .errors import DataError
-from .event_log import EventLog, Requests
+from .labelled import nobody, requests_of
 from .lines import BadRows, OnBadRow, read_blocks
 from .store import ColumnStore, ColumnType
 
@@ -83,12 +83,14 @@ def load(
     row_maps = _replace_codes(path, features, rest, ends[1], min_count, row_maps)
     splits = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
     context, told = features.columns(), rest.columns()
-    train, validation, test = (_requests(context, told, split) for split in splits)
+    train, validation, test = (
+        requests_of(context, told["label"], told["line"], split) for split in splits
+    )
     return Dataset(
         name=f"criteo:{path.name}",
         schema=_schema(row_maps),
         row_maps=row_maps,
-        log=_nobody(),
+        log=nobody(),
         train=train,
         validation=validation,
         test=test,
@@ -215,35 +217,6 @@ def _with_presence(features: ColumnStore, rest: ColumnStore, title: str) -> Any:
         missing = rest.read(start, len(codes["c1"]))["missing"]
         there = {name: missing & np.int32(1 << i) == 0 for i, name in enumerate(CATEGORIES)}
         yield start, codes, there
-
-
-def _requests(
-    context: dict[str, np.ndarray], told: dict[str, np.ndarray], split: slice
-) -> Requests:
-    count = len(range(*split.indices(len(told["line"]))))
-    # The same for all: no memory.
-    same = lambda value, *shape: np.broadcast_to(value, (count, *shape))
-    return Requests(
-        user=same(np.int32(0)),
-        cut=same(np.int64(0)),
-        time=told["line"][split],
-        candidate=same(np.int32(0), 1),
-        label={"click": told["label"][split]},
-        context={name: column[split] for name, column in context.items()},
-    )
-
-
-def _nobody() -> EventLog:
-    """A log of one user without events."""
-    return EventLog(
-        offsets=np.zeros(2, np.int64),
-        item=np.zeros(0, np.int32),
-        time=np.zeros(0, np.int64),
-        event={},
-        items={},
-        users={},
-        has_clock=False,
-    )
 
 
 def _schema(row_maps: dict[str, RowMap]) -> Schema:

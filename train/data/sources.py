@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...zoo.features import RowMap
-from . import alibaba, aliccp, amazon, criteo, events, market, movielens, planted, taobao
+from . import alibaba, aliccp, amazon, criteo, events, ffm, market, movielens, planted, taobao
 from .dataset import Dataset
 from .declaration import Columns
 from .declaration.columns import of_schema
@@ -30,10 +30,14 @@ _LOGS: dict[str, tuple[str, Callable[..., Dataset]]] = {
 _LABELLED: dict[str, tuple[str, Callable[..., Dataset]]] = {
     "criteo": ("FILE", criteo.load),
     "aliccp": ("DIR", aliccp.load),
+    "libffm": ("FILE", ffm.load_libffm),
+    "libsvm": ("FILE", ffm.load_libsvm),
 }
 _FILES = _LOGS | _LABELLED
 # Files whose columns are declared, or guessed.
 _DECLARED = ("events", "impressions")
+# Files whose transforms learn from what training sees.
+_LEARNT = (*_DECLARED, "libffm", "libsvm")
 SOURCES = (
     "market[:PRESET]",
     "slates[:PRESET]",
@@ -131,8 +135,10 @@ def open_source(
     options: dict[str, Any] = {"on_bad_row": on_bad_row, "row_maps": row_maps}
     if kind in _LOGS:
         options |= {"max_train_per_user": max_train_per_user, "protocol": protocol}
-    if kind in _DECLARED:  # The only ones whose transforms learn.
-        return load(where, **options, transforms=transforms, columns=columns, names=names)
+    if kind in _LEARNT:
+        options["transforms"] = transforms
+    if kind in _DECLARED:
+        return load(where, **options, columns=columns, names=names)
     if names:
         raise DataError(f"Source {kind!r} has columns of its own; --columns cannot name them.")
     dataset = load(where, **options)

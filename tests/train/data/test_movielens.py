@@ -1,3 +1,5 @@
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -25,7 +27,9 @@ RATINGS = [
 def write(folder, **files):
     for name, lines in files.items():
         text = "\n".join(lines) + "\n"
-        encoding = "utf-8" if name.endswith("csv") else "latin-1"
+        # 1M and 10M name their files alike.
+        is_latin = not name.endswith("csv") and "1::4.5::" not in files.get("ratings__dat", [""])[0]
+        encoding = "latin-1" if is_latin else "utf-8"
         (folder / name.replace("__", ".")).write_bytes(text.encode(encoding))
     return folder
 
@@ -49,6 +53,15 @@ def files_1m():
     )
 
 
+def files_10m():
+    genres = lambda id_: "|".join(MOVIES[id_]) or "(no genres listed)"
+    return dict(
+        ratings__dat=[f"{u}::{m}::{stars + 0.5:g}::{time}" for u, m, stars, time in RATINGS],
+        movies__dat=[f"{i}::Amélie {i} ミ (1995)::{genres(i)}" for i in MOVIES],
+        tags__dat=["5::1::excellent!::1215184630"],
+    )
+
+
 def files_20m():
     title = lambda id_: f'"Café ""{id_}"", The (1995)"'
     genres = lambda id_: "|".join(MOVIES[id_]) or "(no genres listed)"
@@ -61,7 +74,7 @@ def files_20m():
     )
 
 
-FORMATS = {"100k": files_100k, "1m": files_1m, "20m": files_20m}
+FORMATS = {"100k": files_100k, "1m": files_1m, "10m": files_10m, "20m": files_20m}
 
 
 def rows(dataset, table, *values):
@@ -86,7 +99,7 @@ def test_every_format(tmp_path, name):
     assert sorted([action, comedy]) == [2, 3]
     genres = [[comedy, 0], [0, 0], [action, comedy], [1, 0], [action, 0]]
     assert log.items["genre"].tolist() == genres
-    if name == "20m":
+    if name in ("10m", "20m"):
         assert log.users == {}
     else:
         for at, column in enumerate(("age", "gender", "occupation")):
@@ -102,6 +115,38 @@ def test_later_sizes_are_named_by_their_folder(tmp_path, folder, name):
     (tmp_path / folder).mkdir()
     dataset = movielens.load(write(tmp_path / folder, **files_20m()))
     assert dataset.name == f"movielens:{name}"
+
+
+def test_1m_and_10m_are_told_apart(tmp_path):
+    files = files_1m()
+    del files["users__dat"]
+    with pytest.raises(DataError, match="users.dat: no such file, which MovieLens 1M has; and rat"):
+        movielens.load(write(tmp_path, **files))
+    # One half star, wherever it stands, is 10M's; those of 10M may be written without fractions.
+    files = files_10m()
+    files["ratings__dat"] = [line.replace(".5::", "::") for line in files["ratings__dat"][::-1]]
+    files["ratings__dat"][-1] = files_10m()["ratings__dat"][0]
+    folder = tmp_path / "ten"
+    folder.mkdir()
+    for name, lines in files.items():
+        (folder / name.replace("__", ".")).write_text("\n".join(lines), encoding="utf-8")
+    dataset = movielens.load(folder)
+    assert dataset.name == "movielens:10m" and dataset.facts["events"] == len(RATINGS)
+    # Half stars beside 1M's users belong to neither.
+    (folder / "users.dat").write_text("\n".join(files_1m()["users__dat"]))
+    (folder / "movies.dat").write_bytes((tmp_path / "movies.dat").read_bytes())
+    with pytest.raises(DataError, match="ratings.dat: line 7: rating must be a whole number"):
+        movielens.load(folder)
+
+
+@pytest.mark.parametrize("name", ["ml-25m.zip", "x.zip"])
+def test_a_zip_without_a_folder_is_named_by_itself(tmp_path, name):
+    write(tmp_path, **files_20m())
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        for file in ("ratings.csv", "movies.csv"):
+            archive.write(tmp_path / file, file)
+    dataset = movielens.load(tmp_path / name)
+    assert dataset.name == f"movielens:{'25m' if 'ml' in name else '20m'}"
 
 
 def test_max_train_per_user(tmp_path):
@@ -127,6 +172,10 @@ def test_max_train_per_user(tmp_path):
         ("1m", "ratings.dat", "5::1::3.5::9", "rating must be a whole number, got '3.5'"),
         ("1m", "movies.dat", "6::Title", "has 2 values, expected 3"),
         ("1m", "users.dat", "x::F::1::10::48067", "user must be a whole number, got 'x'"),
+        ("10m", "ratings.dat", "5::1::3", "has 3 values, expected 4 split by '::'"),
+        ("10m", "ratings.dat", "5::1::five::9", "rating must be a finite number, got 'five'"),
+        ("10m", "ratings.dat", "5::6::3::9", "names movie 6, which movies.dat does not list"),
+        ("10m", "movies.dat", "x::Title::Drama", "movie must be a whole number, got 'x'"),
         ("20m", "ratings.csv", "5,1,3", "has 3 values, expected 4"),
         ("20m", "ratings.csv", "5,1,three,9", "rating must be a finite number, got 'three'"),
         ("20m", "ratings.csv", "5,6,3.5,9", "names movie 6, which movies.csv does not list"),

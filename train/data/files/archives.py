@@ -8,6 +8,7 @@ Everything is read by the calling thread.
 import bz2
 from collections.abc import Callable, Iterable, Iterator
 import contextlib
+import functools
 import gzip
 import io
 import lzma
@@ -250,6 +251,13 @@ def _head(stream: Any) -> bytes:
 
 def _members(file: Path) -> list[str]:
     """The files of an archive, without what systems and people leave beside data."""
+    status = file.stat()
+    return list(_members_of(file, status.st_mtime_ns, status.st_size))
+
+
+# To list a compressed .tar takes reading all of it.
+@functools.lru_cache(maxsize=16)
+def _members_of(file: Path, _changed: int, _size: int) -> tuple[str, ...]:
     try:
         with contextlib.ExitStack() as stack:
             stream = _unpacked(file, file.name, stack.enter_context(file.open("rb")), stack)
@@ -262,11 +270,11 @@ def _members(file: Path) -> list[str]:
     except READ_ERRORS as error:
         raise DataError(f"{file}: cannot be read: {one_line(error)}") from error
     paths = [PurePosixPath(name) for name in names]
-    return [
+    return tuple(
         str(path)
         for path in paths
         if "__MACOSX" not in path.parts and not path.name.startswith(".")
-    ]
+    )
 
 
 def _chosen(path: Path, file: Path) -> str:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from ..errors import DataError
+from .cleaning import cleaned
 from .rows import read_rows, split
 from .table import BadRow
 
@@ -25,26 +26,6 @@ _VALUE = re.compile(
     r"|\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}([T ].*)?"  # a date
 )
 _REMEDY = "name the columns: --columns user_id,item_id,timestamp"
-_WHOLE = r"^[+-]?\d+$"
-# Numbers that are not written as they are read: what they are, one of them, all of them.
-_ODD_NUMBERS = (
-    ("decimal commas", r"^[+-]?\d+,\d+$", r"^[+-]?\d+(,\d+)?$"),
-    (
-        "thousands separators",
-        r"^[+-]?\d{1,3}(,\d{3})+(\.\d+)?$",
-        r"^[+-]?\d{1,3}(,\d{3})*(\.\d+)?$",
-    ),
-    (
-        "thousands separators and decimal commas",
-        r"^[+-]?\d{1,3}(\.\d{3})+,\d+$",
-        r"^[+-]?\d{1,3}(\.\d{3})*(,\d+)?$",
-    ),
-    (
-        "thousands separators",
-        "^[+-]?\\d{1,3}([ '\u00a0\u202f\u2019]\\d{3})+([.,]\\d+)?$",
-        "^[+-]?\\d{1,3}([ '\u00a0\u202f\u2019]\\d{3})*([.,]\\d+)?$",
-    ),
-)
 
 
 def read_delimited(
@@ -84,7 +65,7 @@ def read_delimited(
     if has_header:
         table, lines, bad = _without_headers(table, fields, lines, bad)
     table = _without_index(path, table, notes)
-    _check_numbers(path, table)
+    table = cleaned(path, table, notes)
     return table, lines, sorted(bad)
 
 
@@ -238,21 +219,3 @@ def _counts(column: pa.ChunkedArray, *, in_order: bool) -> bool:
     if in_order:
         return numbers[0] in (0, 1) and bool((np.diff(numbers) == 1).all())
     return len(np.unique(numbers)) == len(numbers)
-
-
-def _check_numbers(path: Path, table: pa.Table) -> None:
-    """Refuses numbers that are not written as numbers are: they would be read as words."""
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        for what, some, every in _ODD_NUMBERS:
-            start = column.slice(0, _SAMPLE_LINES)
-            if not pc.all(pc.match_substring_regex(start, every), min_count=0).as_py():
-                continue
-            odd = pc.fill_null(pc.match_substring_regex(column, some), False)
-            if not pc.any(odd, min_count=0).as_py():
-                continue
-            if pc.all(pc.match_substring_regex(column, every), min_count=0).as_py():
-                seen = column.filter(odd)[0].as_py()
-                raise DataError(
-                    f"{path}: column {name!r} is written with {what} ({seen!r}); write numbers "
-                    "with a decimal point and nothing else (lists of values: a|b)."
-                )

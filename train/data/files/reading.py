@@ -31,6 +31,8 @@ _FORMATS = {
     **dict.fromkeys((".feather", ".arrow", ".ipc"), "Arrow"),
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), "JSON"),
 }
+# Folders that these keep beside files of Parquet.
+_TABLE_FORMATS = {"_delta_log": "Delta Lake", ".hoodie": "Apache Hudi"}
 _HEAD_BYTES = 4096
 
 
@@ -50,7 +52,8 @@ def read_table(where: str | Path, *, names: Sequence[str] | None = None) -> RawT
       DataError: no such file, one that holds no events, a damaged one, or one that is no table;
         files that do not have the same columns.
     """
-    paths, notes = _files(where), []
+    notes: list[str] = []
+    paths = _files(where, notes)
     if len(paths) == 1 and Path(where) == paths[0]:
         return _read(paths[0], names, notes)
     notes.append(f"{len(paths)} files" if len(paths) > 1 else f"file {paths[0]}")
@@ -70,35 +73,43 @@ def read_table(where: str | Path, *, names: Sequence[str] | None = None) -> RawT
     return RawTable(table, np.concatenate(lines), bad, notes, parts)
 
 
-def _files(where: str | Path) -> list[Path]:
+def _files(where: str | Path, notes: list[str]) -> list[Path]:
     """The files that are meant, sorted."""
     path = Path(where)
     try:
         if path.is_dir():
-            return _files_below(path)
+            return _files_below(path, notes)
         if is_file(path):
             return [path]
         if glob.has_magic(str(where)):
             found = sorted(Path(name) for name in glob.glob(str(where), recursive=True))
-            if found:
-                return [
-                    file for one in found for file in (_files_below(one) if one.is_dir() else [one])
-                ]
+            below = (_files_below(one, notes) if one.is_dir() else [one] for one in found)
+            if every := [file for some in below for file in some]:
+                return every
     except OSError as error:  # e.g. a name that is too long
         raise DataError(f"{path}: cannot be read: {one_line(error)}") from error
     require_file(path)
     return [path]
 
 
-def _files_below(folder: Path) -> list[Path]:
+def _files_below(folder: Path, notes: list[str]) -> list[Path]:
     """The files of a format that is read; not what begins with "_" or ".", as other tools do."""
+    for log, what in _TABLE_FORMATS.items():
+        if (folder / log).is_dir():
+            raise DataError(
+                f"{folder}: a table of {what}, some of whose files may be deleted rows; write it "
+                "as plain Parquet files."
+            )
     found: dict[str, list[Path]] = {}
+    others: list[str] = []
     for path in sorted(folder.rglob("*")):
         inner = path.relative_to(folder).parts
         if path.is_file() and not any(part.startswith(("_", ".")) for part in inner):
             suffix = Path(name_of(path)).suffix.lower()
             if suffix in _FORMATS:
                 found.setdefault(_FORMATS[suffix], []).append(path)
+            else:
+                others.append(path.name)
     if not found:
         kinds = ", ".join(_FORMATS)
         raise DataError(f"{folder}: not a file, and a folder without files of a log ({kinds}).")
@@ -107,6 +118,9 @@ def _files_below(folder: Path) -> list[Path]:
         raise DataError(
             f"{folder}: a folder of several formats ({seen}); name the files: '{folder}/*.csv'."
         )
+    if others:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        notes.append(f"left out, of no known format: {', '.join(others[:3])}{more}")
     return next(iter(found.values()))
 
 

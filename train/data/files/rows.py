@@ -122,13 +122,15 @@ class _Parser:
         """The values of the row that starts at a line, and how many lines it takes."""
         text = _decoded(lines[at])
         width = len(self._names)
-        try:
-            # A value that is still in quotes goes on in the next line, here an empty one.
-            reader = csv.reader([text, ""], delimiter=self._separator)
-            values = next(reader)
-            is_open = reader.line_num > 1
-        except csv.Error as error:
-            raise _BadLine(f"cannot be split into values: {error}") from None
+        values, is_open = text.split(self._separator), False
+        if '"' in text:
+            try:
+                # A value that is still in quotes goes on in the next line, here an empty one.
+                reader = csv.reader([text, ""], delimiter=self._separator)
+                values = next(reader)
+                is_open = reader.line_num > 1
+            except csv.Error as error:
+                raise _BadLine(f"cannot be split into values: {error}") from None
         if is_open:
             values = split(text, self._separator)
             longer = self._row_of_lines(lines, at)
