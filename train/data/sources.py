@@ -4,7 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 from ...zoo.features import RowMap
-from . import alibaba, aliccp, amazon, criteo, events, market, movielens, planted, taobao
+from . import (
+    alibaba,
+    aliccp,
+    amazon,
+    criteo,
+    events,
+    impressions,
+    market,
+    movielens,
+    planted,
+    taobao,
+)
 from .dataset import Dataset
 from .errors import DataError
 from .lines import OnBadRow
@@ -21,6 +32,7 @@ _LOGS: dict[str, tuple[str, Callable[..., Dataset]]] = {
 }
 # Every line of these is a labelled request, whoever's it is.
 _LABELLED: dict[str, tuple[str, Callable[..., Dataset]]] = {
+    "impressions": ("FILE", impressions.load),
     "criteo": ("FILE", criteo.load),
     "aliccp": ("DIR", aliccp.load),
 }
@@ -84,6 +96,6 @@ def open_source(
     options: dict[str, Any] = {"on_bad_row": on_bad_row, "row_maps": row_maps}
     if kind in _LOGS:
         options["max_train_per_user"] = max_train_per_user
-    if kind == "events":  # The only one whose transforms learn.
+    if kind in ("events", "impressions"):  # The only ones whose transforms learn.
         options["transforms"] = transforms
     return load(where, **options)
