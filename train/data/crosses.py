@@ -5,7 +5,7 @@ import dataclasses
 
 from ...zoo.features import Field, HashedRows, Table
 from .dataset import Dataset
-from .interactions import ITEM_DIM
+from .encoding import ITEM_DIM
 
 
 def with_crosses(

@@ -96,6 +96,6 @@ def open_source(
     options: dict[str, Any] = {"on_bad_row": on_bad_row, "row_maps": row_maps}
     if kind in _LOGS:
         options["max_train_per_user"] = max_train_per_user
-    if kind in ("events", "impressions"):  # The only ones whose transforms learn.
+    if kind == "events":  # The only one whose transforms learn.
         options["transforms"] = transforms
     return load(where, **options)
