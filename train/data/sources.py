@@ -7,7 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from ...zoo.features import RowMap
-from . import alibaba, aliccp, amazon, criteo, events, ffm, market, movielens, planted, taobao
+from . import (
+    alibaba,
+    aliccp,
+    amazon,
+    criteo,
+    events,
+    ffm,
+    impressions,
+    market,
+    movielens,
+    planted,
+    taobao,
+)
 from .dataset import Dataset
 from .declaration import Columns
 from .declaration.columns import of_schema
@@ -28,6 +40,7 @@ _LOGS: dict[str, tuple[str, Callable[..., Dataset]]] = {
 }
 # Every line of these is a labelled request, whoever's it is.
 _LABELLED: dict[str, tuple[str, Callable[..., Dataset]]] = {
+    "impressions": ("FILE", impressions.load),
     "criteo": ("FILE", criteo.load),
     "aliccp": ("DIR", aliccp.load),
     "libffm": ("FILE", ffm.load_libffm),
