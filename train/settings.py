@@ -71,7 +71,7 @@ class Settings:
     history: int = 50
     negatives: int = 3
     max_train_per_user: int = 20
-    split: Literal["last", "time"] = "last"
+    split: Literal["auto", "last", "time"] = "auto"
     split_at: tuple[float, ...] = ()
     duplicates: Literal["drop", "keep"] = "drop"
     evaluation_negatives: str = "uniform"

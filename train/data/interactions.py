@@ -191,7 +191,7 @@ def build(
     requests = {"train": targets(train), "validation": validation, "test": test}
     for split, some in requests.items():
         if not len(some):
-            raise DataError(f"{name}: no event is left for {split} ({protocol.split} split).")
+            raise DataError(f"{name}: no event is left for {split} (split={protocol.split}).")
     appeared = np.full(log.num_items, draws.NEVER)
     np.minimum.at(appeared, log.item[for_training], log.time[for_training])
     complete: Callable[[Requests], Requests] = lambda requests: requests
@@ -368,7 +368,7 @@ def _parts(
     """(E,) what each event is for: TRAIN, VALIDATION or TEST."""
     if raw.part is not None:
         return columns.take(raw.part, order, np.int8)
-    if protocol.split == "last":
+    if protocol.split != "time":
         return parts_by_position(offsets, is_target)
     if not raw.has_clock:
         raise DataError(f"{name}: a split by time needs a clock; these events only have an order.")

@@ -7,7 +7,7 @@ import numpy as np
 
 from . import columns
 
-Split = Literal["last", "time"]
+Split = Literal["auto", "last", "time"]
 Duplicates = Literal["drop", "keep"]
 UNIFORM, POPULARITY = "uniform", "popularity"
 
@@ -22,7 +22,8 @@ class Protocol:
 
     Attributes:
       split: "last": per user the last event is for test, the one before it for validation;
-        "time": for all users by the same two moments, so that nothing is learnt from later.
+        "time": for all users by the same two moments, so that nothing is learnt from later;
+        "auto": last for logs of interactions, time for logs of impressions.
       split_at: these two moments, in seconds since 1970; by default after 80 % and 90 % of the
         events.
       duplicates: "drop" makes one event of rows that say the same; "keep" reads them as repeats.
@@ -34,7 +35,7 @@ class Protocol:
         number k is 1 for behaviour number k and those after it. Empty: every event is a click.
     """
 
-    split: Split = "last"
+    split: Split = "auto"
     split_at: tuple[float, ...] = ()
     duplicates: Duplicates = "drop"
     evaluation_negatives: str = UNIFORM
@@ -62,7 +63,7 @@ class Protocol:
     @property
     def min_events(self) -> int:
         """Events that a user needs: one each to train, validate and test on, or a past."""
-        return 3 if self.split == "last" else 2
+        return 2 if self.split == "time" else 3
 
 
 def parts_by_position(offsets: np.ndarray, is_target: np.ndarray) -> np.ndarray:

@@ -151,7 +151,7 @@ def open_source(
     if kind in _LEARNT:
         options["transforms"] = transforms
     if kind in _DECLARED:
-        return load(where, **options, columns=columns, names=names)
+        return load(where, **options | {"protocol": protocol}, columns=columns, names=names)
     if names:
         raise DataError(f"Source {kind!r} has columns of its own; --columns cannot name them.")
     dataset = load(where, **options)
