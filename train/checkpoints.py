@@ -100,7 +100,7 @@ def newest_note(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _default_device() -> jax.Device:
+def _default_device() -> Any:
     """Where JAX puts what it makes: its first device, unless it was told otherwise."""
     return next(iter(jax.numpy.zeros(()).devices()))
 

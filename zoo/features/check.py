@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.core
 import numpy as np
 
 from .schema import ROLES, Field, Role, Schema
@@ -68,9 +69,9 @@ def require_rows(schema: Schema, batch: dict[str, Any], roles: Sequence[Role] = 
 
     What is being traced cannot be looked at, and what the batch lacks is not asked for.
     """
-    looked_at: list[tuple[str, Role]] = [(role, role) for role in roles]
-    looked_at += [(role, like) for role, like in _LIKE.items() if like in roles]
-    for role, like in looked_at:
+    fields_of: dict[str, Role] = {role: role for role in roles}
+    fields_of |= {role: like for role, like in _LIKE.items() if like in roles}
+    for role, like in fields_of.items():
         for field in schema.role(like):
             value = batch.get(role, {}).get(field.name)
             if field.kind == "dense" or value is None or isinstance(value, jax.core.Tracer):
