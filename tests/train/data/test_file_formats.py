@@ -231,8 +231,12 @@ def test_damaged_columnar(tmp_path, name):
 
 
 def test_text_that_is_damaged(tmp_path):
-    path = tmp_path / "log.feather"
     table = pa.table({"user_id": ["abcdefg"] * 100})
+    path = tmp_path / "log.parquet"
+    pyarrow.parquet.write_table(table, path, compression="none", use_dictionary=False)
+    path.write_bytes(path.read_bytes().replace(b"abcdefg", b"abc\xff\xfefg"))
+    refused(path, "cannot be read as a table: ", "Invalid UTF8")
+    path = tmp_path / "log.feather"
     pyarrow.feather.write_feather(table, path, compression="uncompressed")
     content = path.read_bytes()
     path.write_bytes(content.replace(b"abcdefg", b"abc\xff\xfefg"))
