@@ -1,6 +1,7 @@
 import datetime
 import gzip
 import json
+import struct
 
 import pyarrow as pa
 import pyarrow.feather
@@ -227,6 +228,24 @@ def test_damaged_columnar(tmp_path, name):
     COLUMNAR[name](pa.table({"user_id": pa.array([], pa.int64())}), path)
     refused(path, "holds no events")
     refused(path, "holds no events", names=["a"])
+
+
+def test_text_that_is_damaged(tmp_path):
+    table = pa.table({"user_id": ["abcdefg"] * 100})
+    path = tmp_path / "log.parquet"
+    pyarrow.parquet.write_table(table, path, compression="none", use_dictionary=False)
+    path.write_bytes(path.read_bytes().replace(b"abcdefg", b"abc\xff\xfefg"))
+    refused(path, "cannot be read as a table: ", "Invalid UTF8")
+    path = tmp_path / "log.feather"
+    pyarrow.feather.write_feather(table, path, compression="uncompressed")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"abcdefg", b"abc\xff\xfefg"))
+    refused(path, "cannot be read as a table: ", "Invalid UTF8")
+    # Where each text starts.
+    before, after = (struct.pack("<101i", *range(0, 101 * n, n)) for n in (7, 10**6))
+    assert before in content
+    path.write_bytes(content.replace(before, after))
+    refused(path, "cannot be read as a table: ")
 
 
 def test_names_are_for_text(tmp_path):

@@ -133,6 +133,31 @@ def test_quotes(tmp_path):
     assert raw.bad == []
 
 
+def test_rows_that_are_no_lines(tmp_path):
+    # Of each line the quotes are even, and yet two of them are one row.
+    raw = read_table(write(tmp_path, 'user_id,item_id,a,b\n5",x,"a\nb",7"\n1,2,3,4\n'))
+    assert raw.table.slice(0, 1).to_pylist() == [
+        {"user_id": '5"', "item_id": "x", "a": "a\nb", "b": '7"'}
+    ]
+    assert raw.lines.tolist() == [2, 4] and raw.bad == []
+    # As many lines as Arrow finds rows, but not the same.
+    raw = read_table(write(tmp_path, "user_id,item_id\n1,2\r3,4\n\r\r\n5,6\n"))
+    assert raw.table.to_pydict() == {"user_id": ["5"], "item_id": ["6"]}
+    assert raw.lines.tolist() == [4] and raw.bad == [BadRow(2, "has 3 values, expected 2")]
+    raw = read_table(write(tmp_path, 'user_id,item_id\n1,2\n3,"4'))
+    assert raw.lines.tolist() == [2] and raw.bad[0].line == 3
+
+
+@pytest.mark.parametrize("size", [20, 30, 40, 60, 80])
+def test_parts_never_end_within_quotes(tmp_path, monkeypatch, size):
+    monkeypatch.setattr("recjax.train.data.files.rows._PART_BYTES", size)
+    raw = read_table(write(tmp_path, QUOTED + '1\n12,"13\n\n14",15\n'))
+    assert raw.table["t"].to_pylist() == ["a\nb", "c", 'x"\n,y', "9", '5" disk', "15"]
+    assert raw.table["item_id"].to_pylist() == ["2", "4", "6", "8,a", "11", "13\n\n14"]
+    assert raw.lines.tolist() == [2, 4, 5, 7, 8, 10]
+    assert raw.bad == [BadRow(9, "has 1 values, expected 3: '1'")]
+
+
 def test_an_open_quote_takes_no_other_line_along(tmp_path):
     content = 'user_id,item_id,t\n1,"2,3\n4,5,6\n7,8,"9\n10,11,12\n'
     raw = read_table(write(tmp_path, content))

@@ -33,8 +33,8 @@ def read_columnar(path: Path, source: Path | pa.Buffer, form: str, notes: list[s
             table = pa.ipc.open_stream(content).read_all()
         else:
             table = pyarrow.feather.read_table(file, memory_map=False)
-        # Arrow's own formats are read as they are: broken text would be met only later.
-        table.validate(full=form != "parquet")
+        # Text is read as it is: broken text would be met only later.
+        table.validate(full=True)
         table = plain(table, notes)
     except (pa.ArrowException, OSError, UnicodeError, OverflowError) as error:
         raise DataError(f"{path}: cannot be read as a table: {one_line(error)}") from error

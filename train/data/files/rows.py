@@ -4,7 +4,6 @@ All of a clean file goes through Arrow's parser at once. Where that fails, or wh
 be a line, parts of the file do, and only in the part that fails Python looks at every line.
 """
 
-from collections.abc import Iterator
 import csv
 from itertools import islice
 import reprlib
@@ -34,13 +33,23 @@ def read_rows(
     if whole is not None:
         return *whole, []
     tables, lines, bad = [parser.schema.empty_table()], [np.zeros(0, np.int64)], []
-    for line, part in _parts(text, first_line):
-        read = parser.at_once(part, line)
+    letters = np.frombuffer(text, np.uint8)
+    ends = np.append(np.flatnonzero(letters == _LF) + 1, len(letters))
+    quotes = np.searchsorted(np.flatnonzero(letters == _QUOTE), ends)
+    line = start = 0
+    while start < len(letters):
+        stop = _end_of_part(start, ends, quotes)
+        read = parser.at_once(text.slice(start, stop - start), first_line + line)
         if read is None:
-            *read, broken = parser.line_by_line(part.to_pybytes(), line)
+            # A row may go on behind the part.
+            further = int(ends[np.searchsorted(ends, min(stop + _PART_BYTES, len(letters)))])
+            content = text.slice(start, further - start).to_pybytes()
+            *read, broken, size = parser.line_by_line(content, first_line + line, stop - start)
             bad += broken
+            stop = start + size
         tables.append(read[0])
         lines.append(read[1])
+        line, start = int(np.searchsorted(ends, stop)) + 1, stop
     return pa.concat_tables(tables), np.concatenate(lines), bad
 
 
@@ -98,13 +107,16 @@ class _Parser:
             return None
         return (table, lines) if table.num_rows == len(lines) else None
 
-    def line_by_line(self, text: bytes, first: int) -> tuple[pa.Table, np.ndarray, list[BadRow]]:
+    def line_by_line(
+        self, text: bytes, first: int, size: int
+    ) -> tuple[pa.Table, np.ndarray, list[BadRow], int]:
+        """The rows that start in the first `size` bytes, and where the last of them ends."""
         rows: list[list[str | None]] = []
         numbers: list[int] = []
         bad: list[BadRow] = []
         lines = text.split(b"\n")
-        at = 0
-        while at < len(lines):
+        at = done = 0
+        while done < size:
             used = 1
             if lines[at].strip():
                 try:
@@ -113,10 +125,12 @@ class _Parser:
                     numbers.append(first + at)
                 except _BadLine as error:
                     bad.append(BadRow(first + at, str(error)))
+            done += sum(len(line) + 1 for line in lines[at : at + used])
             at += used
         columns = zip(*rows, strict=True) if rows else [[] for _ in self._names]
         arrays = [pa.array(column, pa.string()) for column in columns]
-        return pa.table(arrays, schema=self.schema), np.array(numbers, np.int64), bad
+        table = pa.table(arrays, schema=self.schema)
+        return table, np.array(numbers, np.int64), bad, min(done, len(text))
 
     def _row(self, lines: list[bytes], at: int) -> tuple[list[str], int]:
         """The values of the row that starts at a line, and how many lines it takes."""
@@ -170,19 +184,14 @@ def _decoded(line: bytes) -> str:
         ) from None
 
 
-def _parts(text: pa.Buffer, first: int) -> Iterator[tuple[int, pa.Buffer]]:
-    """Parts of whole lines, with the number of their first; no part ends within quotes."""
-    letters = np.frombuffer(text, np.uint8)
-    ends = np.flatnonzero(letters == _LF)
-    quotes_before = np.searchsorted(np.flatnonzero(letters == _QUOTE), ends)
-    start, line, quotes = 0, 0, 0
-    while start < len(letters):
-        at = int(np.searchsorted(ends, start + _PART_BYTES))
-        near = quotes_before[at : int(np.searchsorted(ends, start + 2 * _PART_BYTES))]
-        closed = np.flatnonzero((near - quotes) % 2 == 0)
-        at += int(closed[0]) if len(closed) else 0
-        stop = int(ends[at]) + 1 if at < len(ends) else len(letters)
-        yield first + line, text.slice(start, stop - start)
-        if at < len(ends):
-            quotes = int(quotes_before[at])
-        start, line = stop, at + 1
+def _end_of_part(start: int, ends: np.ndarray, quotes: np.ndarray) -> int:
+    """Where a part that starts there ends: with a line, and not within quotes if that can be told.
+
+    `ends` of all lines; `quotes` before each.
+    """
+    first = int(np.searchsorted(ends, start))
+    before = int(quotes[first]) if ends[first] == start else 0
+    at = int(np.searchsorted(ends, min(start + _PART_BYTES, ends[-1])))
+    near = quotes[at : int(np.searchsorted(ends, start + 2 * _PART_BYTES)) + 1]
+    closed = np.flatnonzero((near - before) % 2 == 0)
+    return int(ends[at + (int(closed[0]) if len(closed) else 0)])
