@@ -9,9 +9,13 @@ import jax  # noqa: E402
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Tests compile the same steps again and again; nearly all their time would go there.
-CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache" / f"jax-{jax.__version__}"
-jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+# Tests compile the same steps again and again; nearly all their time would go there. Processes that
+# tests start read the same cache.
+CACHE = {
+    "jax_compilation_cache_dir": str(Path(__file__).resolve().parents[1] / ".pytest_cache/jax"),
+    "jax_persistent_cache_min_compile_time_secs": 0.3,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+for name, value in CACHE.items():
+    value = type(value)(os.environ.setdefault(name.upper(), str(value)))
+    jax.config.update(name, value)
