@@ -19,3 +19,10 @@ CACHE = {
 for name, value in CACHE.items():
     value = type(value)(os.environ.setdefault(name.upper(), str(value)))
     jax.config.update(name, value)
+
+
+def pytest_configure(config):
+    if "CPU_SECONDS" in os.environ:
+        import seconds
+
+        config.pluginmanager.register(seconds)
