@@ -32,9 +32,6 @@ kernels: $(READY)  ## every op against float64, every kernel that runs without i
 rerank: $(READY)  ## evaluators, generators, LAST
 	$(TEST) $(RERANK)
 
-# It compiles far more than it computes: machine code without LLVM's optimisations is ready sooner.
-contract: export XLA_FLAGS := --xla_force_host_platform_device_count=4 \
-	--xla_backend_optimization_level=0
 contract: $(READY) $(NEWEST)/.ready  ## what every model promises, on the oldest Python and the newest
 	$(TEST) --dist loadgroup tests/zoo/test_contract.py
 	$(NEWEST)/bin/python -m pytest -q -n 2 --dist loadgroup tests/zoo/test_contract.py \

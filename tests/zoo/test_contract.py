@@ -91,7 +91,9 @@ CASES = [
     pytest.param(
         (name, options),
         id=f"{name}-{variant}",
-        marks=() if variant == "default" else pytest.mark.variant,
+        # One process, so that no program is compiled twice.
+        marks=[pytest.mark.xdist_group(f"{name}-{variant}")]
+        + ([] if variant == "default" else [pytest.mark.variant]),
     )
     for name in MODELS
     for variant, options in {"default": {}, **VARIANTS.get(name, {})}.items()
