@@ -26,6 +26,8 @@ test: $(READY)  ## every test but the gates below; needs no accelerator and no n
 	$(TEST) --dist loadgroup --ignore tests/zoo/test_contract.py --ignore tests/kernels \
 		$(RERANK:%=--ignore %)
 
+# What is compared with float64 is the code that users run, with all of XLA's optimisations.
+kernels: export XLA_FLAGS := --xla_force_host_platform_device_count=4
 kernels: $(READY)  ## every op against float64, every kernel that runs without its device
 	$(TEST) tests/kernels
 
