@@ -13,7 +13,11 @@ NEWEST_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/pytho
 TEST = $(BIN)/python -m pytest -q -n 2
 RERANK := tests/zoo/rerank tests/train/test_rerank.py
 
-.PHONY: demo test kernels rerank contract parity aot notebooks lint format results clean
+.PHONY: demo test kernels rerank contract parity aot notebooks lint format results clean \
+	environments times
+
+# One cache of compiled programs for all gates; tests/conftest.py names the same.
+notebooks: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.pytest_cache/jax
 
 demo: $(READY)  ## mlp against din on the built-in world, in minutes
 	$(BIN)/recjax demo
@@ -22,18 +26,18 @@ test: $(READY)  ## every test but the gates below; needs no accelerator and no n
 	$(TEST) --dist loadgroup --ignore tests/zoo/test_contract.py --ignore tests/kernels \
 		$(RERANK:%=--ignore %)
 
+# What is compared with float64 is the code that users run, with all of XLA's optimisations.
+kernels: export XLA_FLAGS := --xla_force_host_platform_device_count=4
 kernels: $(READY)  ## every op against float64, every kernel that runs without its device
 	$(TEST) tests/kernels
 
 rerank: $(READY)  ## evaluators, generators, LAST
 	$(TEST) $(RERANK)
 
-# It compiles far more than it computes: machine code without LLVM's optimisations is ready sooner.
-contract: export XLA_FLAGS := --xla_force_host_platform_device_count=4 \
-	--xla_backend_optimization_level=0
 contract: $(READY) $(NEWEST)/.ready  ## what every model promises, on the oldest Python and the newest
-	$(TEST) tests/zoo/test_contract.py
-	$(NEWEST)/bin/python -m pytest -q -n 2 tests/zoo/test_contract.py -m "not variant"
+	$(TEST) --dist loadgroup tests/zoo/test_contract.py
+	$(NEWEST)/bin/python -m pytest -q -n 2 --dist loadgroup tests/zoo/test_contract.py \
+		-m "not variant"
 
 # On Linux, PyPI's torch brings CUDA along: PIP_EXTRA_INDEX_URL may name an index of CPU builds.
 parity: $(PARITY)/.ready  ## our models against three libraries for PyTorch, weights mapped
@@ -46,7 +50,7 @@ aot: $(AOT)/.ready  ## kernels in their interpreter, and compiled for an H100 an
 	$(PYTEST) tests/aot --ignore tests/aot/interpreted
 
 notebooks: $(READY)  ## every notebook from its first cell to its last; the files stay as they are
-	$(BIN)/jupyter execute colab/*.ipynb
+	printf '%s\n' colab/*.ipynb | xargs -P 2 -n 1 $(BIN)/jupyter execute
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
@@ -90,6 +94,11 @@ $(NEWEST)/.ready: pyproject.toml
 	$(@D)/bin/python -m pip install --quiet --upgrade pip
 	$(@D)/bin/python -m pip install --quiet --editable '.[test]'
 	touch $@
+
+environments: $(READY) $(NEWEST)/.ready $(PARITY)/.ready $(AOT)/.ready  ## all; with -j2 at once
+
+times:  ## CPU seconds of the last .ci/run by gate and file of tests, the dearest first
+	@$(BIN)/python tests/seconds.py .pytest_cache/seconds
 
 clean:
 	rm -rf $(VENV) $(PARITY) $(AOT) $(NEWEST) build runs .pytest_cache .ruff_cache

@@ -1,17 +1,38 @@
+import importlib.metadata
+import importlib.util
 import os
 from pathlib import Path
 
-# Four simulated devices, so that pmap has something to map over. Before JAX starts.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+# Before JAX starts. Four simulated devices, so that pmap has something to map over.
+FLAGS = ["--xla_force_host_platform_device_count=4"]
+# Tests compile far more than they compute: machine code without LLVM's optimisations, and without
+# emitters that newer releases always use, is ready in half the time. Compilers for other devices,
+# where they are installed, would read the same flags.
+if not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu"))):
+    FLAGS += ["--xla_backend_optimization_level=0"]
+    if importlib.metadata.version("jaxlib").startswith("0.10."):
+        FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
+os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 
 import jax  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Tests compile the same steps again and again; nearly all their time would go there.
-CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache" / f"jax-{jax.__version__}"
-jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+# Tests compile the same steps again and again; nearly all their time would go there. Processes that
+# tests start read the same cache.
+CACHE = {
+    "jax_compilation_cache_dir": str(Path(__file__).resolve().parents[1] / ".pytest_cache/jax"),
+    "jax_persistent_cache_min_compile_time_secs": 0.3,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+for name, value in CACHE.items():
+    value = type(value)(os.environ.setdefault(name.upper(), str(value)))
+    jax.config.update(name, value)
+
+
+def pytest_configure(config):
+    if "CPU_SECONDS" in os.environ:
+        import seconds
+
+        config.pluginmanager.register(seconds)
