@@ -176,6 +176,7 @@ class _Trainer:
             unseen_share=settings.unseen_share,
             multiple_of=math.lcm(devices, multiple_of),
             requirements=model.requirements(config),
+            point_in_time=settings.point_in_time,
         )
         self.total_steps = len(self._batches) * settings.epochs
         if settings.steps:

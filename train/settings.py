@@ -42,6 +42,8 @@ class Settings:
         `data.pipeline.fitting_batch`.
       history: newest events of a user that the model sees.
       negatives: drawn per positive, where the source holds only positives.
+      point_in_time: whether negatives are only items that had appeared when a request was made,
+        instead of all that training knows.
       max_train_per_user: newest training targets per user, where the source is a log of events.
       split, split_at, duplicates, evaluation_negatives, min_rating, tasks: what becomes of a log of
         events, see `data.protocol.Protocol`.
@@ -70,6 +72,7 @@ class Settings:
     batch_size: int = 0
     history: int = 50
     negatives: int = 3
+    point_in_time: bool = False
     max_train_per_user: int = 20
     split: Literal["auto", "last", "time"] = "auto"
     split_at: tuple[float, ...] = ()

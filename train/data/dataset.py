@@ -72,10 +72,11 @@ class Dataset:
         np.minimum.at(appeared, train.candidate[row, column], train.time[row])
         return appeared
 
-    def catalogue(self) -> Catalogue:
+    def catalogue(self, *, point_in_time: bool = False) -> Catalogue:
         """From which training draws negatives. Raises DataError if training knows no item."""
         try:
-            return Catalogue(self.appearances(), has_clock=self.log.has_clock)
+            timed = point_in_time and self.log.has_clock
+            return Catalogue(self.appearances(), point_in_time=timed)
         except ValueError as error:
             raise DataError(f"{self.name}: {error}") from error
 

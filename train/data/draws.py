@@ -116,28 +116,25 @@ class ByCount:
 
 
 class Catalogue:
-    """The items that had appeared by a time, all alike: a point-in-time catalogue.
+    """The items that training knows, all alike.
 
     An item that training never sees is never drawn. As a negative it would read the unseen row,
-    which would then stand for "not clicked" in place of "unknown". Nor is an item drawn before it
-    existed, when nobody could have preferred another one to it.
+    which would then stand for "not clicked" in place of "unknown".
 
     Args:
-      appeared: (N,) int64, the time at which each item appeared; `NEVER` if training does not
-        know it.
-      has_clock: whether times of different users can be compared; if not, all known items are
-        taken to have been there from the start.
+      appeared: (N,) the time at which each item appeared; `NEVER` if training does not know it.
+      point_in_time: whether a request gets only items that had appeared when it was made. Then an
+        item is a negative the more often the older it is, and new ones look better than they are:
+        the default is all of them at any time.
     """
 
-    def __init__(self, appeared: np.ndarray, *, has_clock: bool = True):
+    def __init__(self, appeared: np.ndarray, *, point_in_time: bool = False):
         order = np.argsort(appeared, kind="stable")
         order = order[: int(np.count_nonzero(appeared < NEVER))]
         if not len(order):
             raise ValueError("training knows no item, so no negative can be drawn.")
         self.items = order.astype(np.int32)
-        self._appeared = (
-            appeared[order] if has_clock else np.full(len(order), np.iinfo(np.int64).min)
-        )
+        self._appeared = appeared[order] if point_in_time else np.full(len(order), -NEVER)
 
     def weight(self, time: np.ndarray | None) -> np.ndarray:
         """(R, N) ones where an item had appeared; (N,) ones without a time."""

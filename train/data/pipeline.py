@@ -59,6 +59,7 @@ class TrainingBatches:
         unseen row learns what an unknown item is like; drawn for each table by itself.
       multiple_of: the number of requests is a multiple of this (devices of a pmap).
       requirements: of the model that is trained.
+      point_in_time: draw as negatives only items that had appeared by then, see `draws.Catalogue`.
 
     Raises:
       ValueError: a bad size, or something required that the dataset does not have.
@@ -75,6 +76,7 @@ class TrainingBatches:
         unseen_share: float = 0.0,
         multiple_of: int = 1,
         requirements: Requirements = NOTHING_MORE,
+        point_in_time: bool = False,
     ):
         for name, value in (("batch_size", batch_size), ("history", history)):
             if value is not None and value < 1:
@@ -83,7 +85,7 @@ class TrainingBatches:
             raise ValueError(f"unseen_share must be in [0, 1), got {unseen_share}.")
         self._dataset, self._history, self._seed = dataset, history, seed
         self._unseen_share = unseen_share
-        self._required = Required(dataset, requirements)
+        self._required = Required(dataset, requirements, point_in_time=point_in_time)
         self._negatives = 0
         self._requests = dataset.train
         if requirements.sampled:
@@ -94,7 +96,7 @@ class TrainingBatches:
                 raise ValueError(f"negatives must be >= 1 for {dataset.name}, got {negatives}.")
             self._negatives = negatives
             self._untouched = draws.UntouchedItems(dataset.log)
-            self._catalogue = dataset.catalogue()
+            self._catalogue = dataset.catalogue(point_in_time=point_in_time)
             candidates = 1 + negatives
         if batch_size is None:
             batch_size = fitting_batch(len(self._requests) * candidates)
@@ -439,7 +441,8 @@ def _frame(log: EventLog, requests: Requests, windows: Windows, extra: Extra) ->
         batch["history_negative"] = {}
     if extra.sampled is not None:
         batch |= {"sampled": {}, "sampled_log_q": extra.sampled_log_q}
-        batch["sampled_mask"] = extra.sampled_mask
+        if extra.sampled_mask is not None:
+            batch["sampled_mask"] = extra.sampled_mask
         batch["candidate_log_q"] = extra.candidate_log_q
     return batch
 

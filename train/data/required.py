@@ -56,15 +56,19 @@ NOTHING = Extra()
 class Required:
     """Chooses what `requirements` ask for, for the requests of one dataset."""
 
-    def __init__(self, dataset: Dataset, requirements: Requirements):
-        self._needs = requirements
+    def __init__(
+        self, dataset: Dataset, requirements: Requirements, *, point_in_time: bool = False
+    ):
+        self._needs, self._point_in_time = requirements, point_in_time
         self._index = index_for(dataset.log, requirements)
         self._by_popularity = self._untouched = None
         if requirements.sampled or requirements.history_negatives == "log_popularity":
-            self._by_popularity = ByPopularity.of(dataset)
+            self._by_popularity = ByPopularity.of(dataset, point_in_time=point_in_time)
         if requirements.history_negatives != "none":
             self._untouched = draws.UntouchedItems(dataset.log)
-            self._proposal: draws.Proposal = self._by_popularity or dataset.catalogue()
+            self._proposal: draws.Proposal = self._by_popularity or dataset.catalogue(
+                point_in_time=point_in_time
+            )
 
     def draw(self, requests: Requests, length: int, *address: int) -> Extra:
         """For a training batch at `address`, (seed, epoch, index), with histories of `length`."""
@@ -87,7 +91,9 @@ class Required:
             found = found._replace(
                 sampled=sampled,
                 sampled_log_q=sampler.log_count(sampled, size),
-                sampled_mask=sampler.had_appeared(sampled, requests.time),
+                sampled_mask=(
+                    sampler.had_appeared(sampled, requests.time) if self._point_in_time else None
+                ),
                 candidate_log_q=sampler.log_count(requests.candidate, size),
             )
         return found
@@ -112,13 +118,13 @@ class ByPopularity:
         P(rank i) = log((i + 2) / (i + 1)) / log(N + 1),    i = 0, ..., N - 1
 
     As TensorFlow's log-uniform candidate sampler, which expects ids sorted by frequency. Popularity
-    counts the positives of training; items that training never saw are never drawn, nor is one for
-    a request that was made before it appeared (a `draws.Proposal`).
+    counts the positives of training; items that training never saw are never drawn. A
+    `draws.Proposal`; `point_in_time` as in `draws.Catalogue`.
 
     Attributes:
       items: (N,) int32, most popular first.
       rank: of every item of the log; N - 1 for those that are not in `items`.
-      appeared: (N,) when each of `items` appeared.
+      appeared: (N,) from when on each of `items` is drawn.
     """
 
     items: np.ndarray
@@ -126,7 +132,7 @@ class ByPopularity:
     appeared: np.ndarray
 
     @staticmethod
-    def of(dataset: Dataset) -> "ByPopularity":
+    def of(dataset: Dataset, *, point_in_time: bool = False) -> "ByPopularity":
         """Ranks the known items of a dataset; ties are broken by item."""
         train, log = dataset.train, dataset.log
         positive = train.label[dataset.schema.tasks[0]] > 0
@@ -144,7 +150,8 @@ class ByPopularity:
             raise DataError(f"{dataset.name}: training knows no item, so no negative can be drawn.")
         rank = np.full(log.num_items, len(order) - 1)
         rank[order] = np.arange(len(order))
-        first = appeared[order] if log.has_clock else np.full(len(order), -draws.NEVER)
+        timed = point_in_time and log.has_clock
+        first = appeared[order] if timed else np.full(len(order), -draws.NEVER)
         return ByPopularity(order.astype(np.int32), rank, first)
 
     def draw(self, uniform: np.ndarray) -> np.ndarray:
