@@ -127,6 +127,30 @@ def test_data_that_are_gone_are_named_with_the_remedy(log, two, tmp_path, monkey
     assert again["test"]["examples"] == two[1]["test"]["examples"]
 
 
+def test_columns_of_any_name(tmp_path):
+    """In another script, long, and told from another by capitals alone: each has a vocabulary."""
+    names = ("用户最近三十天内在移动端浏览商品详情页的平均停留时长分档", "Kind", "kind", "类" * 200)
+    path = tmp_path / "log.csv"
+    rows = [
+        f"{u},{(u * 7 + s * s) % 23}," + ",".join(f"{name[-1]}{u % 4}" for name in names)
+        for u in range(30)
+        for s in range(5)
+    ]
+    path.write_text("\n".join([",".join(("user_id", "item_id", *names)), *rows, ""]))
+    folder, results = launch.train(
+        "mlp",
+        source=f"events:{path}",
+        out=tmp_path / "run",
+        settings={"steps": 1},
+        overrides=["tower_units=8"],
+        quiet=True,
+    )
+    vocabularies = {file.name.lower() for file in (folder / "rows").iterdir()}
+    assert len(vocabularies) == len(names) + 1  # and the items'
+    again = launch.evaluate_run(folder)
+    assert again["test"] == results["test"]
+
+
 def test_what_several_devices_hold_is_saved_once_and_restored_onto_one(tmp_path):
     if jax.local_device_count() < 2:
         pytest.skip("needs two (simulated) devices")

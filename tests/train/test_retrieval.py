@@ -15,6 +15,7 @@ import pytest
 from recjax.train import retrieval
 from recjax.train.baselines import evaluate_popularity
 from recjax.train.data.event_log import EventLog, Requests
+from recjax.train.evaluation import predict
 from recjax.train.retrieval import (
     Judged,
     Top,
@@ -26,7 +27,7 @@ from recjax.train.retrieval import (
     recall_by_popularity,
     top_items,
 )
-from recjax.zoo import mind
+from recjax.zoo import mind, mlp
 from recjax.zoo.contract import Requirements
 
 NONE = -1
@@ -308,3 +309,17 @@ def test_memory_does_not_follow_the_longest_past():
     assert (top.item[user == 0, 0] == relevant[user == 0, 0]).all()
     assert (top.item[user == 0, 1:] == NONE).all()
     assert (top.item[user > 0] != NONE).all()
+
+
+@pytest.mark.parametrize("wrong", [-1, 1000])
+def test_ids_outside_a_table_are_never_scored(wrong):
+    dataset = hand_made_dataset()
+    item = dataset.log.items["item"].copy()
+    item[int(dataset.test.candidate[0, 0])] = wrong
+    log = dataclasses.replace(dataset.log, items={**dataset.log.items, "item": item})
+    changed = dataclasses.replace(dataset, log=log)
+    said = f"must hold rows of table 'item', 0 <= row < [0-9]+, got {wrong}"
+    for module, judge in ((mlp, predict), (mind, evaluate_retrieval)):
+        config = module.Config(schema=dataset.schema)
+        with pytest.raises(ValueError, match=said):
+            judge(module, config, {}, changed, dataset.test, history=5)
