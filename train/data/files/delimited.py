@@ -114,7 +114,7 @@ def _header(
         )
     names = list(fields)
     typed = [_TYPED.fullmatch(name) for name in names]
-    if all(typed):
+    if names and all(typed):
         names = [match[1] for match in typed if match]
         notes.append("types in the first line (user_id:token): left out")
     if names and not names[-1] and names[:-1] and all(not row[-1].strip() for row in rows):
