@@ -310,6 +310,26 @@ def test_tables_whose_files_are_not_all_current(tmp_path, folder):
     refused(tmp_path, "some of whose files may be deleted rows")
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl"])
+def test_an_index_of_other_formats(tmp_path, name):
+    def wrote(**columns):
+        columns = {key.replace("Unnamed", "Unnamed: 0"): value for key, value in columns.items()}
+        if name == "a.parquet":
+            write_parquet(pa.table(columns), tmp_path / name)
+        else:
+            rows = [
+                dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+            ]
+            write(tmp_path, "\n".join(map(json.dumps, rows)), name)
+        return read_table(tmp_path / name).table.column_names
+
+    assert wrote(index=[0, 1, 2], user_id=[5, 6, 6]) == ["user_id"]
+    assert wrote(index=[2, 1, 0], user_id=[5, 6, 6]) == ["index", "user_id"]
+    assert wrote(Unnamed=[2, 7, 0], user_id=[5, 6, 6]) == ["user_id"]
+    assert wrote(Unnamed=[2, 2, 0], user_id=[5, 6, 6]) == ["Unnamed: 0", "user_id"]
+    assert wrote(index=[0.0, 1.0], user_id=[5, 6]) == ["index", "user_id"]
+
+
 def test_parquet_that_names_a_column_twice(tmp_path):
     write_parquet(pa.table([[1], [2]], names=["user_id", "user_id"]), tmp_path / "a.parquet")
     refused(tmp_path / "a.parquet", "column 'user_id' appears twice; found user_id, user_id")

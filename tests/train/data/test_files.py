@@ -239,6 +239,16 @@ def test_names_of_a_file_that_has_a_header(tmp_path):
     refused(path, "must be named once each, got a, a, b", names=["a", "a", "b"])
 
 
+def test_types_in_the_header(tmp_path):
+    content = CSV.replace(
+        "user_id,item_id,timestamp", "user_id:token,item_id:token,timestamp:float"
+    )
+    raw = read_table(write(tmp_path, content.replace(",", "\t"), "log.inter"))
+    check(raw, ["separated by tabs", "types in the first line (user_id:token): left out"])
+    raw = read_table(write(tmp_path, content.replace("timestamp:float", "at:noon")))
+    assert raw.table.column_names == ["user_id:token", "item_id:token", "at:noon"]
+
+
 def test_headers_among_the_rows(tmp_path):
     raw = read_table(write(tmp_path, CSV + CSV))
     assert raw.table["item_id"].to_pylist() == COLUMNS["item_id"] * 2

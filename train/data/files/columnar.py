@@ -1,7 +1,6 @@
 """Parquet, Feather and Arrow files: columns with types of their own."""
 
 from pathlib import Path
-import re
 from typing import Any
 
 import pyarrow as pa
@@ -11,10 +10,10 @@ import pyarrow.parquet
 
 from ..errors import DataError
 from .archives import one_line
+from .index import without_index
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 
-_INDEX = re.compile(r"__index_level_\d+__")
 MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"FEA1": "feather", b"\xff\xff\xff\xff": "stream"}
 
 
@@ -42,10 +41,7 @@ def read_columnar(path: Path, source: Path | pa.Buffer, form: str, notes: list[s
     for name in sorted(set(names)):
         if names.count(name) > 1:
             raise DataError(f"{path}: column {name!r} appears twice; found {', '.join(names)}.")
-    for name in names:
-        if _INDEX.fullmatch(name):
-            notes.append(f"column {name!r} numbers the rows: left out")
-            table = table.drop_columns([name])
+    table = without_index(table, notes)
     if not table.num_rows:
         raise DataError(f"{path}: holds no events.")
     return table

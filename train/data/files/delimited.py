@@ -12,6 +12,7 @@ import pyarrow.compute
 
 from ..errors import DataError
 from .cleaning import cleaned
+from .index import UNNAMED, without_index
 from .rows import read_rows, split
 from .table import BadRow
 
@@ -25,6 +26,9 @@ _VALUE = re.compile(
     r"|[+-]?\d+(,\d+)+"  # one with commas
     r"|\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}([T ].*)?"  # a date
 )
+_LAST = "Unnamed"
+# As RecBole names columns: with a type behind each.
+_TYPED = re.compile(r"(\w+):(token|float|token_seq|float_seq)")
 _REMEDY = "name the columns: --columns user_id,item_id,timestamp"
 
 
@@ -55,7 +59,7 @@ def read_delimited(
     fields = [field.strip() for field in split(first, separator)]
     rows = [row for row in (split(line, separator) for line in sample) if len(row) == len(fields)]
     if names is None:
-        columns, has_header = _header(path, first, fields, rows), True
+        columns, has_header = _header(path, first, fields, rows, notes), True
     else:
         columns, has_header = _named(path, first, fields, rows, names, notes)
     start = end if has_header else 0
@@ -64,7 +68,7 @@ def read_delimited(
     table, lines, bad = read_rows(text.slice(start), columns, separator, 1 + int(has_header))
     if has_header:
         table, lines, bad = _without_headers(table, fields, lines, bad)
-    table = _without_index(path, table, notes)
+    table = _without_unnamed(path, table, notes)
     table = cleaned(path, table, notes)
     return table, lines, sorted(bad)
 
@@ -98,7 +102,9 @@ def _separator(path: Path, first: str, sample: list[str], names: Sequence[str] |
     return found[0]
 
 
-def _header(path: Path, first: str, fields: list[str], rows: list[list[str]]) -> list[str]:
+def _header(
+    path: Path, first: str, fields: list[str], rows: list[list[str]], notes: list[str]
+) -> list[str]:
     """The names in the first line."""
     if _holds_values(fields, rows):
         shown = ", ".join(repr(reprlib.repr(field)[1:-1]) for field in fields[:4])
@@ -107,10 +113,14 @@ def _header(path: Path, first: str, fields: list[str], rows: list[list[str]]) ->
             f"{path}: the first line holds values, not names ({shown}{more}); {_REMEDY}."
         )
     names = list(fields)
+    typed = [_TYPED.fullmatch(name) for name in names]
+    if names and all(typed):
+        names = [match[1] for match in typed if match]
+        notes.append("types in the first line (user_id:token): left out")
     if names and not names[-1] and names[:-1] and all(not row[-1].strip() for row in rows):
-        names[-1] = "Unnamed"  # Every line ends in a separator; `_without_index` checks that.
+        names[-1] = _LAST  # Every line ends in a separator, as `_without_unnamed` checks.
     if names and not names[0] and len(names) > 1:
-        names[0] = "Unnamed: 0"  # As pandas writes an index.
+        names[0] = UNNAMED  # As pandas writes an index.
     if not names or len(set(names)) != len(names) or not all(names):
         raise DataError(
             f"{path}: the first line must name the columns once each, got {reprlib.repr(first)}."
@@ -187,35 +197,16 @@ def _without_headers(
     return table.filter(pc.invert(same)), lines[~found], bad + more
 
 
-def _without_index(path: Path, table: pa.Table, notes: list[str]) -> pa.Table:
-    """Leaves out a first column that only numbers the rows, and a last one that is empty."""
-    if table.num_columns < 2:
-        return table
-    last = table.column_names[-1]
-    if last == "Unnamed" and table.column(-1).null_count == table.num_rows:
+def _without_unnamed(path: Path, table: pa.Table, notes: list[str]) -> pa.Table:
+    """Leaves out an index and an empty last column; raises DataError for others without a name."""
+    if table.column_names[-1] == _LAST and table.column(-1).null_count == table.num_rows:
         notes.append("every line ends in a separator: the empty last column is left out")
-        table = table.drop_columns([last])
-    name = table.column_names[0]
-    if name in ("Unnamed: 0", "index"):
-        if _counts(table.column(0), in_order=name == "index"):
-            written = "" if name == "Unnamed: 0" else name
-            notes.append(f"column {written!r} numbers the rows: left out")
-            return table.drop_columns([name])
-        if name != "index":
+        table = table.drop_columns([_LAST])
+    table = without_index(table, notes)
+    for name, what in ((UNNAMED, "first"), (_LAST, "last")):
+        if name in table.column_names:
             raise DataError(
-                f"{path}: the first line must name the columns once each; the first column has no "
-                "name and does not number the rows."
+                f"{path}: the first line must name the columns once each; the {what} column has no "
+                f"name{' and does not number the rows' if what == 'first' else ''}."
             )
     return table
-
-
-def _counts(column: pa.ChunkedArray, *, in_order: bool) -> bool:
-    """Whether these are the numbers of rows; some rows, or their order, may be lost."""
-    if column.null_count or not len(column):
-        return False
-    if not pc.all(pc.match_substring_regex(column, r"^\d{1,18}$")).as_py():
-        return False
-    numbers = column.cast(pa.int64()).to_numpy()
-    if in_order:
-        return numbers[0] in (0, 1) and bool((np.diff(numbers) == 1).all())
-    return len(np.unique(numbers)) == len(numbers)

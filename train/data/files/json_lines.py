@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import DataError
+from .index import without_index
 from .table import BadRow
 from .unify import column_of, stacked
 
@@ -70,7 +71,8 @@ def read_json(
     if not lines and not bad:
         raise DataError(f"{path}: holds no events.")
     put_away()
-    return stacked(path, parts, list(names), notes), np.array(lines, np.int64), bad
+    table = without_index(stacked(path, parts, list(names), notes), notes)
+    return table, np.array(lines, np.int64), bad
 
 
 class _NoRow(str):
