@@ -484,7 +484,7 @@ def test_a_declaration(tmp_path):
     assert dataset.schema.tasks == ("order", "open")  # As declared.
     assert set(dataset.train.weight) == {"open"}
     # The slots fall as the items rise.
-    assert (np.diff(dataset.log.items["item"][dataset.train.candidate], axis=1) < 0).all()
+    assert (np.diff(dataset.train.candidate, axis=1) < 0).all()
     assert dataset.train.weight["open"][0].tolist() == [3, 2, 1]
     assert "slot" in dataset.train.shown and "hour" in dataset.train.context
     # What came of an event is known of past events only.
