@@ -494,3 +494,21 @@ def test_a_declaration(tmp_path):
     assert dataset.train.context["city"][:8].tolist() == [0, 0, x, x, x, x, y, y]
     assert "not declared, left out: noise" in dataset.notes
     assert no_leaks(dataset)
+
+
+def test_users_whom_training_never_asks_are_unknown(tmp_path):
+    columns = Columns(
+        (
+            Column(name="user_id", role="user_id", value="int"),
+            Column(name="item_id", role="item_id", value="int"),
+            Column(name="timestamp", role="time", unit="s"),
+            Column(name="label", role="label"),
+            Column(name="city", role="user"),
+        )
+    )
+    text = simple(20, "user_id,item_id,timestamp,label,city", "{u},{i},{t},{y},c{u}")
+    text += f"9,1,{1_600_000_000 + 100 * 20},1,c9\n"
+    dataset = impressions.load(write(tmp_path, text), columns=columns)
+    assert rows(dataset, "city", "c9") == [1]
+    assert 1 not in rows(dataset, "city", "c0", "c1", "c2")
+    assert dataset.log.users["city"].tolist() == rows(dataset, "city", "c0", "c1", "c2", "c9")
