@@ -22,8 +22,8 @@ file, which has the same user and item ids. Without timestamps the order of the 
 file is the time.
 
 The last 20 % of the requests are for validation and test, by the same two moments for all users;
-requests of more than `MOST_CANDIDATES` candidates are cut. Files of one's own to train, validate and test on are three paths joined by commas, and a file of
-histories may follow them.
+requests of more than 1,000 candidates are cut. Files of one's own to train, validate and test on
+are three paths joined by commas, and a file of histories may follow them.
 """
 
 from collections.abc import Sequence
