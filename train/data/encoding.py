@@ -75,7 +75,9 @@ class Encoder:
         """What a field holds where nothing is known: padding, or its transform of no number."""
         field = next(f for f in self.fields if (f.role, f.name) == (role, name))
         return (
-            float(function(field.transform)(np.array([np.nan]))[0]) if field.kind == "dense" else 0
+            float(function(field.transform)(np.array([np.nan]))[0])
+            if field.kind == "dense"
+            else 0.0
         )
 
     def _numbers(

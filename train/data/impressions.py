@@ -21,8 +21,9 @@ A history holds the user's own positives before the request, or the events befor
 file, which has the same user and item ids. Without timestamps the order of the requests in the
 file is the time.
 
-Files of one's own to train, validate and test on are three paths joined by commas, and a file of
-histories may follow them.
+The last 20 % of the requests are for validation and test, by the same two moments for all users;
+requests of more than 1,000 candidates are cut. Files of one's own to train, validate and test on
+are three paths joined by commas, and a file of histories may follow them.
 """
 
 from collections.abc import Sequence
