@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..zoo.contract import Batch, Model
+from ..zoo.contract import Batch, Model, Variables
 from . import checkpoints, run
 from .data.dataset import Dataset
 from .data.deduplicate import Pulled
@@ -27,6 +27,7 @@ from .plots import learning_curve
 from .progress import Progress
 from .settings import Settings
 from .step import TrainState, initial_state, make_step, parallel_step, replicate, shard
+from .unseen import averaged_tables, with_average_unseen
 
 
 @dataclasses.dataclass
@@ -113,7 +114,7 @@ def fit(
             while not trainer.finished(position):
                 trainer.train_epoch(position, out, progress)
                 progress.say("validating")
-                variables = trainer.held().variables
+                variables = trainer.served()
                 block = evaluate(
                     model, config, variables, dataset, dataset.validation, history=settings.history
                 )
@@ -124,7 +125,7 @@ def fit(
                     )
                 trainer.save(out, position)
 
-        _, best, _ = checkpoints.restore(out / "checkpoints" / "best", trainer.held().variables)
+        _, best, _ = checkpoints.restore(out / "checkpoints" / "best", trainer.served())
         history = settings.history
         calibrations = fit_calibrations(model, config, best, dataset, history=history)
         run.save_calibrations(out, calibrations)
@@ -167,6 +168,7 @@ class _Trainer:
         multiple_of: int = 1,
     ):
         self._settings, self._devices, self._multiple_of = settings, devices, multiple_of
+        self._averaged = averaged_tables(dataset)
         self._batches = TrainingBatches(
             dataset,
             batch_size=settings.batch_size or None,
@@ -229,6 +231,10 @@ class _Trainer:
         if self._devices == 1:
             return self._state
         return jax.tree.map(lambda x: x[0], self._state)
+
+    def served(self) -> Variables:
+        """What is judged and kept: unknown items are worth what known ones are on average."""
+        return with_average_unseen(self.held().variables, self._averaged)
 
     def save(self, out: Path, position: _Position) -> None:
         note = dataclasses.asdict(position)
