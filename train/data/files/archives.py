@@ -20,6 +20,7 @@ import zlib
 
 import pyarrow as pa
 
+from ..arrow_buffers import Decompressed
 from ..errors import DataError
 
 # What reading a stream raises where the file is damaged.
@@ -392,19 +393,4 @@ def _decompressed(codec: str, stream: Any, stack: contextlib.ExitStack) -> Any:
         return stack.enter_context(bz2.BZ2File(stream))
     if codec == ".xz":
         return stack.enter_context(lzma.LZMAFile(stream))
-    return _ArrowStream(stream, {".zst": "zstd", ".lz4": "lz4"}[codec])
-
-
-class _ArrowStream(io.RawIOBase):
-    """What Arrow decompresses, as Python's streams are."""
-
-    def __init__(self, stream: Any, codec: str):
-        self._stream = pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), codec)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        block = self._stream.read(len(buffer))
-        buffer[: len(block)] = block
-        return len(block)
+    return Decompressed(stream, {".zst": "zstd", ".lz4": "lz4"}[codec])

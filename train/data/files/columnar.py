@@ -8,6 +8,7 @@ import pyarrow.compute
 import pyarrow.feather
 import pyarrow.parquet
 
+from ..arrow_buffers import reader_of
 from ..errors import DataError
 from .archives import one_line
 from .index import without_index
@@ -24,7 +25,7 @@ def read_columnar(path: Path, source: Path | pa.Buffer, form: str, notes: list[s
       DataError: it is damaged, names a column twice, or holds no row.
     """
     try:
-        file = str(source) if isinstance(source, Path) else pa.BufferReader(source)
+        file = str(source) if isinstance(source, Path) else reader_of(source)
         if form == "parquet":
             table = pyarrow.parquet.ParquetFile(file).read()
         elif form == "stream":

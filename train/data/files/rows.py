@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from ..arrow_buffers import reader_of
 from .table import BadRow
 
 NULLS = ("", "nan", "NaN")
@@ -98,7 +99,7 @@ class _Parser:
             return self.schema.empty_table(), lines
         try:
             table = pyarrow.csv.read_csv(
-                pa.BufferReader(text),
+                reader_of(text),
                 read_options=self._read,
                 parse_options=self._parse,
                 convert_options=self._convert,
