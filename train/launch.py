@@ -210,6 +210,7 @@ def evaluate_run(
             on_bad_row=on_bad_row,
             columns=saved.columns if columns is None else columns,
             row_maps=saved.row_maps,
+            schema=saved.schema,
             transforms={
                 f"{f.role}.{f.name}": f.transform for f in saved.schema.fields if f.kind == "dense"
             },

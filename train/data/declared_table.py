@@ -21,6 +21,7 @@ from .declaration.values import is_list, read_values
 from .encoding import ITEM_DIM, Attribute
 from .errors import DataError
 from .files import BadRow, RawTable, read_table
+from .files.unify import stacked
 from .lines import OnBadRow
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
@@ -188,6 +189,35 @@ def read_declared(
     )
     table = _complete(partial, bad, declared)
     return _checked(table, bad, on_bad_row)
+
+
+def read_parts(
+    files: Sequence[str], names: Sequence[str] | None
+) -> tuple[RawTable, np.ndarray | None]:
+    """The rows of one file; or of three, to train, validate and test on, and whose each row is.
+
+    Raises:
+      DataError: see `files.read_table`; a later file lacks a column of the first one.
+    """
+    tables = [read_table(file, names=names) for file in files]
+    if len(tables) == 1:
+        return tables[0], None
+    order = tables[0].table.column_names
+    for file, table in zip(files[1:], tables[1:], strict=True):
+        lacks = set(order) - set(table.table.column_names)
+        if lacks:
+            raise DataError(f"{file}: lacks {', '.join(sorted(lacks))}, which {files[0]} has.")
+    notes = [note for table in tables for note in table.notes]
+    whole = stacked(Path(files[0]), [table.table.select(order) for table in tables], order, notes)
+    sizes = [table.table.num_rows for table in tables]
+    raw = RawTable(
+        whole,
+        np.concatenate([table.lines for table in tables]),
+        [row for table in tables for row in table.bad],
+        list(dict.fromkeys(notes)),
+        list(zip(files, sizes, strict=True)),
+    )
+    return raw, np.repeat(np.arange(len(files), dtype=np.int8), sizes)
 
 
 def _complete(table: DeclaredTable, bad: "_Bad", declared: bool) -> DeclaredTable:

@@ -25,17 +25,13 @@ from . import interactions
 from .dataset import Dataset
 from .declaration import Columns
 from .declaration.values import as_numbers, read_values
-from .declared_table import DeclaredTable, read_declared
+from .declared_table import DeclaredTable, read_declared, read_parts
 from .errors import DataError
-from .files import RawTable, read_table
-from .files.unify import stacked
+from .files import read_table
+from .impression_columns import LABEL, LABEL_NAMES
 from .interactions import Interactions
 from .lines import OnBadRow
 from .protocol import POPULARITY, UNIFORM, Protocol
-
-# Columns that say what came of showing an item: then the rows are no interactions.
-_LABELS = ("label", "labels", "target", "y", "click", "clicked", "is_click", "is_clicked")
-_PARTS = ("train", "validation", "test")
 
 
 def load(
@@ -52,9 +48,8 @@ def load(
     """Reads a file of events and splits it by the protocol of `interactions`.
 
     Args:
-      path: a file, a folder of files or a glob. Three paths joined by commas are files of one's
-        own to train, validate and test on; two to train and test on (the newest tenth of the
-        first then validates).
+      path: a file, a folder of files or a glob; or three of them joined by commas, files of one's
+        own to train, validate and test on.
       max_train_per_user: newest training targets per user.
       on_bad_row: "stop" at the first row that cannot be read, naming its line; or "skip" such
         rows and count them in `facts`.
@@ -67,7 +62,7 @@ def load(
       DataError: no such file, not a table, a missing column, a bad row, or too few events.
     """
     protocol = protocol or Protocol()
-    raw, part = _read(path, names)
+    raw, part = read_parts(_files(path), names)
     table = read_declared(path, columns=columns, on_bad_row=on_bad_row, raw=raw, parts=part)
     _refuse_labels(table)
     dataset = interactions.build(
@@ -84,33 +79,17 @@ def load(
     )
 
 
-def _read(path: str | Path, names: Sequence[str] | None) -> tuple[RawTable, np.ndarray | None]:
-    """The rows, and what part of the data set each is for if there is a file for each part."""
-    paths = [part.strip() for part in str(path).split(",")]
-    if len(paths) == 1 or Path(path).exists():
-        return read_table(path, names=names), None
-    if len(paths) != 3:
+def _files(path: str | Path) -> list[str]:
+    """The file, or the three files to train, validate and test on."""
+    if Path(path).exists() or "," not in str(path):
+        return [str(path)]
+    files = [part.strip() for part in str(path).split(",")]
+    if len(files) != 3 or not all(files):
         raise DataError(
             f"{path}: files of one's own are three, to train, validate and test on, got "
-            f"{len(paths)}."
+            f"{len(files)}."
         )
-    tables = [read_table(part, names=names) for part in paths]
-    for part, table in zip(paths[1:], tables[1:], strict=True):
-        lacks = set(tables[0].table.column_names) - set(table.table.column_names)
-        if lacks:
-            raise DataError(f"{part}: lacks {', '.join(sorted(lacks))}, which {paths[0]} has.")
-    order = tables[0].table.column_names
-    notes: list[str] = [note for table in tables for note in table.notes]
-    whole = stacked(Path(path), [table.table.select(order) for table in tables], order, notes)
-    raw = RawTable(
-        whole,
-        np.concatenate([table.lines for table in tables]),
-        [row for table in tables for row in table.bad],
-        list(dict.fromkeys(notes)),
-        [(p, t.table.num_rows) for p, t in zip(paths, tables, strict=True)],
-    )
-    sizes = [table.table.num_rows for table in tables]
-    return raw, np.repeat(np.arange(3, dtype=np.int8), sizes)
+    return files
 
 
 def _refuse_labels(table: DeclaredTable) -> None:
@@ -121,13 +100,12 @@ def _refuse_labels(table: DeclaredTable) -> None:
                 f"{table.path}: column {column.name!r} is declared as {column.role}: these are "
                 f"rows that were shown; read them by impressions:{table.path}."
             )
-        if column.role != "ignored" or column.why == "declared":
-            continue
-        if column.name.lower() not in _LABELS:
+        name = column.name.lower()
+        is_label = name == LABEL or name.startswith(f"{LABEL}_")
+        if column.why == "declared" or not (is_label or name in LABEL_NAMES):
             continue
         values = as_numbers(table.table[column.name].combine_chunks())[0].drop_null()
-        distinct = set(values.unique().to_pylist())
-        if distinct == {0.0, 1.0} or (distinct and column.name.lower() in ("label", "labels")):
+        if is_label or set(values.unique().to_pylist()) == {0.0, 1.0}:
             raise DataError(
                 f"{table.path}: column {column.name!r} says what came of each row, but every row "
                 "of a file of events is an interaction. If rows were shown and some had no effect, "

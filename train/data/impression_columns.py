@@ -29,6 +29,7 @@ _NAMED = {
     "order": ("ordered", "is_order"),
     "pay": ("pay", "paid", "is_pay"),
 }
+LABEL_NAMES = frozenset(alias for aliases in _NAMED.values() for alias in aliases)
 # Steps of a funnel; tasks of other names stand between the click and what ends it.
 _FUNNEL = (
     ("view", "open"),

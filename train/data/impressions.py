@@ -35,10 +35,9 @@ import numpy as np
 from ...zoo.features import RowMap
 from .dataset import Dataset
 from .declaration import Column, Columns
-from .declared_table import DeclaredTable, read_declared
+from .declared_table import DeclaredTable, read_declared, read_parts
 from .errors import DataError
 from .files import RawTable, read_table
-from .files.unify import stacked
 from .impression_columns import LABEL, WEIGHT, flags_or_numbers, good_rows, grouped, known, tasks_of
 from .impression_groups import Grouped
 from .impression_history import (
@@ -81,7 +80,7 @@ def load(
     """
     _refuse_drawing(path, protocol)
     files, history_file = _paths(path)
-    raw, part = _read(files, names)
+    raw, part = read_parts(files, names)
     history_raw = None if history_file is None else read_table(history_file)
     declared = None if columns is None else _own(columns, raw, history_raw)
     named = known(raw.table) if declared is None else []
@@ -148,29 +147,6 @@ def _paths(path: str | Path) -> tuple[list[str], str | None]:
         )
     history = paths.pop() if len(paths) in (2, 4) else None
     return paths, history
-
-
-def _read(files: list[str], names: Sequence[str] | None) -> tuple[RawTable, np.ndarray | None]:
-    """The rows, and for which part each is if every part has a file."""
-    tables = [read_table(file, names=names) for file in files]
-    if len(tables) == 1:
-        return tables[0], None
-    order = tables[0].table.column_names
-    for file, table in zip(files[1:], tables[1:], strict=True):
-        lacks = set(order) - set(table.table.column_names)
-        if lacks:
-            raise DataError(f"{file}: lacks {', '.join(sorted(lacks))}, which {files[0]} has.")
-    notes = [note for table in tables for note in table.notes]
-    whole = stacked(Path(files[0]), [table.table.select(order) for table in tables], order, notes)
-    sizes = [table.table.num_rows for table in tables]
-    raw = RawTable(
-        whole,
-        np.concatenate([table.lines for table in tables]),
-        [row for table in tables for row in table.bad],
-        list(dict.fromkeys(notes)),
-        list(zip(files, sizes, strict=True)),
-    )
-    return raw, np.repeat(np.arange(3, dtype=np.int8), sizes)
 
 
 def _own(columns: Columns, raw: RawTable, history: RawTable | None) -> Columns:

@@ -6,7 +6,7 @@ import glob
 from pathlib import Path
 from typing import Any
 
-from ...zoo.features import RowMap
+from ...zoo.features import RowMap, Schema
 from . import (
     alibaba,
     aliccp,
@@ -102,6 +102,7 @@ def open_source(
     protocol: Protocol | None = None,
     columns: Columns | None = None,
     names: Sequence[str] | None = None,
+    schema: Schema | None = None,
 ) -> Dataset:
     """Reads a source.
 
@@ -119,6 +120,7 @@ def open_source(
       columns: what the columns of a file are; of sources whose columns their publisher defines,
         which fields are left out.
       names: of the columns of delimited text without a header.
+      schema: of an earlier run, whose fields are read as they are there (libffm and libsvm).
 
     Raises:
       DataError: an unknown kind or preset, or a file that cannot be used.
@@ -150,6 +152,8 @@ def open_source(
         options |= {"max_train_per_user": max_train_per_user, "protocol": protocol}
     if kind in _LEARNT:
         options["transforms"] = transforms
+    if kind in ("libffm", "libsvm"):
+        options["schema"] = schema
     if kind in _DECLARED:
         return load(where, **options | {"protocol": protocol}, columns=columns, names=names)
     if names:
