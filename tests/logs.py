@@ -7,14 +7,14 @@ from recjax.train.data import interactions
 from recjax.train.data.encoding import Attribute
 from recjax.train.data.interactions import Interactions
 
-ITEM_IDS = [101, 102, 103, 104, 105, 106, 107, 108]
-CATEGORIES = ["a", "b", "a", None, "c", "b", "d", "a"]
-TAGS = [["x"], ["x", "y"], [], None, ["z", "x", "y"], ["x"], ["w"], ["y"]]
-PRICES = [1.25, 3.1, None, 0.1, 8.0, 16777217.3, float("nan"), 2.0]
+ITEM_IDS = [101, 102, 103, 104, 105, 106, 107, 108, 109]
+CATEGORIES = ["a", "b", "a", None, "c", "b", "d", "a", "a"]
+TAGS = [["x"], ["x", "y"], [], None, ["z", "x", "y"], ["x"], ["w"], ["y"], ["y"]]
+PRICES = [1.25, 3.1, None, 0.1, 8.0, 16777217.3, float("nan"), 2.0, 4.0]
 AGES = [25, 40, 60, 33]
 # (user, item, time, behavior), in file order. Users 0..3; user 2 has too few events. Items count
-# from 0; 5 is only ever a test target and 4 only a validation target, 6 and 7 nobody touches.
-# A tie: user 0 at time 20.
+# from 0; 5 is only ever a test target and 4 only a validation target, 6 and 7 nobody touches. Of
+# the others, which training knows, 8 is left to draw for users 0 and 1. A tie: user 0 at time 20.
 EVENTS = [
     (0, 0, 10, "click"),
     (1, 0, 11, "click"),
@@ -31,9 +31,10 @@ EVENTS = [
     (3, 1, 9, "click"),
     (3, 2, 8, "click"),
     (3, 0, 7, "click"),
+    (3, 8, 6, "click"),
 ]
 # The same by user, oldest first.
-ORDERED = {0: [0, 3, 2, 1, 4, 5], 1: [0, 3, 4, 5], 3: [0, 2, 1]}
+ORDERED = {0: [0, 3, 2, 1, 4, 5], 1: [0, 3, 4, 5], 3: [8, 0, 2, 1]}
 
 
 def hand_made(**changes):
