@@ -259,9 +259,9 @@ def _checked(table: DeclaredTable, bad: "_Bad", on_bad_row: OnBadRow) -> Declare
     if found and (on_bad_row == "stop" or not table.table.num_rows):
         # Where no row is good, nothing is left to pass on to.
         remedy = _REMEDY if table.table.num_rows else ""
-        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-        first = f"{table.path}: line {found[0].line}: {found[0].reason}{remedy}"
-        raise DataError(f"{first}{more and f';{more} bad rows'}.")
+        others = len(found) - 1
+        more = f"; and {others} more bad row{'s' if others > 1 else ''}" if others else ""
+        raise DataError(f"{table.path}: line {found[0].line}: {found[0].reason}{remedy}{more}.")
     if not table.table.num_rows:
         raise DataError(f"{table.path}: holds no events.")
     return dataclasses.replace(table, bad=found)

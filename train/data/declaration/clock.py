@@ -17,6 +17,8 @@ pc: Any = pyarrow.compute  # its functions are made when it is imported
 
 # From 1973 (in seconds) to the year 5138: seconds of any real log lie between these.
 _FIRST, _LAST = 10**8, 10**11
+# 1990. A file that ends before counts from a start of its own.
+_RECENT = 631_152_000
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _DAY = 86_400
@@ -123,13 +125,16 @@ def _read_numbers(
     of = {name: _within(there, per) for name, per in _PER_SECOND.items()}
     counts = {name: int(np.count_nonzero(some)) for name, some in of.items()}
     found = unit or max(counts, key=lambda name: counts[name])
-    if unit in ("ms", "us", "ns") or (counts[found] and 2 * counts[found] >= len(there)):
+    early = bool((np.abs(there.astype(np.float64)) < _RECENT).all())
+    most = counts[found] and 2 * counts[found] >= len(there)
+    if unit in ("ms", "us", "ns") or (most and not early):
         per = _PER_SECOND[found]
         wrong = odd | ~_within(numbers, per)
         note = "" if found == "s" else f"{_NAMES[found]}, converted to seconds"
         return _clock(values, numbers // per, wrong, found, note)
     # Too small for a time since 1970: a time since something else, or a count of events.
-    wrong = odd | (np.abs(numbers.astype(np.float64)) >= _FIRST)
+    limit = _RECENT if early else _FIRST
+    wrong = odd | (np.abs(numbers.astype(np.float64)) >= limit)
     if unit is not None:
         return _clock(values, numbers, wrong, unit, "")
     small = numbers[~wrong]
