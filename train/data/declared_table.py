@@ -203,7 +203,10 @@ def _complete(table: DeclaredTable, bad: "_Bad", declared: bool) -> DeclaredTabl
     if not declared and len(rows):
         events = Events(user, item, clock.seconds)
         comparable = clock.has_clock or table.columns.one("time") is None
-        columns = guess(good, events, list(columns), has_clock=comparable)
+        try:
+            columns = guess(good, events, list(columns), has_clock=comparable)
+        except DataError as error:
+            raise DataError(f"{table.path}: {error}") from error
         columns = _with_constant_category(columns)
     else:
         columns = _in_file_order(columns, good.column_names)

@@ -58,8 +58,10 @@ def read_clock(values: pa.Array, unit: str | None = None) -> Clock:
     """
     kind = values.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        seconds = _floored(values)
-        return _clock(values, seconds, values.is_null(), unit or "iso", "")
+        has_clock = unit != "order"
+        return _clock(
+            values, _floored(values), values.is_null(), unit or "iso", "", has_clock=has_clock
+        )
     if pa.types.is_string(kind):
         return _read_text(values, unit)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
@@ -99,7 +101,7 @@ def looks_like_epoch(values: pa.Array) -> bool:
 def _read_text(values: pa.Array, unit: str | None) -> Clock:
     numeric = _matches(values, _NUMBER)
     iso = _matches(_tidy(values), _ISO)
-    if unit == "iso" or (unit is None and iso.sum() > numeric.sum()):
+    if unit in (None, "iso") and iso.sum() > numeric.sum():
         seconds = _parse_iso(_tidy(values), iso)
         wrong = seconds == _NO_TIME
         return _clock(values, seconds, wrong, "iso", "ISO dates and times, UTC if no zone")
@@ -118,7 +120,7 @@ def _read_numbers(
         wrong = odd | (seconds == _NO_TIME)
         return _clock(values, seconds, wrong, "yyyymmdd", "days as yyyymmdd")
     moments = _moments(there)
-    if unit is None and len(there) and (moments != _NO_TIME).mean() > 0.5:
+    if unit == "iso" or (unit is None and len(there) and (moments != _NO_TIME).mean() > 0.5):
         seconds = np.full(len(numbers), _NO_TIME)
         seconds[~odd] = moments
         return _clock(values, seconds, odd | (seconds == _NO_TIME), "iso", "yyyymmddhhmmss")
@@ -126,7 +128,9 @@ def _read_numbers(
     counts = {name: int(np.count_nonzero(some)) for name, some in of.items()}
     found = unit or max(counts, key=lambda name: counts[name])
     early = bool((np.abs(there.astype(np.float64)) < _RECENT).all())
-    most = counts[found] and 2 * counts[found] >= len(there)
+    # What stands for "unknown" is one number or two, however often.
+    small = np.unique(there[np.abs(there.astype(np.float64)) < _FIRST])
+    most = counts[found] and counts[found] >= len(small)
     if unit in ("ms", "us", "ns") or (most and not early):
         per = _PER_SECOND[found]
         wrong = odd | ~_within(numbers, per)
