@@ -77,3 +77,36 @@ def random_dataset(*, users=40, items=60, seed=0, has_clock=True, **options):
         has_clock=has_clock,
     )
     return interactions.build("random", raw, **options)
+
+
+def shop_columns(*, users=40, items=60, events=900, seed=0):
+    """Columns of a log of a shop, by time, as NumPy arrays and lists.
+
+    Nothing in it predicts what anybody does. Of the columns beside ids, time and behaviour, `brand`
+    and `genres` are the item's, `city` the user's, `price` is the item's and changes over time,
+    `home` the user's and changes; `session`, `stars` and `bought_on` are the event's.
+    """
+    random = np.random.default_rng(seed)
+    user = random.integers(0, users, events)
+    item = random.integers(0, items, events)
+    # No two events at once: then the order of the rows is nobody's order.
+    time = 1_600_000_000 + np.sort(random.integers(0, 30 * 86_400, events)) + np.arange(events)
+    day = (time - 1_600_000_000) // 86_400
+    genres = [["war", "love", "crime"][: 1 + i % 3] for i in range(items)]
+    # A price holds for ten days or so, a home for about half the month.
+    price = 5.25 + item % 11 + 0.5 * ((day + 3 * item) // 10)
+    home = (user + (day + 7 * user) // 17) % 9
+    return {
+        "user_id": 1000 + user,
+        "item_id": 5000 + item,
+        "timestamp": time,
+        "behavior": [("view", "cart", "buy")[b] for b in random.integers(0, 3, events)],
+        "brand": [f"brand {i % 7}" for i in item],
+        "genres": [genres[i] for i in item],
+        "city": 70 + user % 8,
+        "price": price,
+        "home": [f"home {h}" for h in home],
+        "session": [f"s{u}-{d}" for u, d in zip(user, day, strict=True)],
+        "stars": random.integers(1, 6, events) + 0.5,
+        "bought_on": [f"2020-09-{13 + d % 15:02}" for d in day],
+    }
