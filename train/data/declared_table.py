@@ -157,7 +157,10 @@ def read_declared(
             raise DataError(
                 f"{path}: column {column.name!r} must hold one id per row, got {values.type}."
             )
-        ids[role] = read_values(values, column).values
+        read = read_values(values, column)
+        ids[role] = read.values
+        if read.odd and declared:
+            notes.append(_odd(column, read.odd))
     bad = _Bad(raw)
     for role in _REQUIRED:
         bad.add(ids[role].is_null(), lambda row, role=role: f"{roles[role].name} is missing")

@@ -69,7 +69,7 @@ def load(
     protocol = protocol or Protocol()
     raw, part = _read(path, names)
     table = read_declared(path, columns=columns, on_bad_row=on_bad_row, raw=raw, parts=part)
-    _refuse_labels(table)
+    _refuse_labels(table, columns)
     dataset = interactions.build(
         f"events:{Path(path).name}",
         _interactions(table, protocol),
@@ -113,15 +113,15 @@ def _read(path: str | Path, names: Sequence[str] | None) -> tuple[RawTable, np.n
     return raw, np.repeat(np.arange(3, dtype=np.int8), sizes)
 
 
-def _refuse_labels(table: DeclaredTable) -> None:
-    """Raises DataError if a column says which rows were no interactions."""
+def _refuse_labels(table: DeclaredTable, declared: Columns | None) -> None:
+    """Raises DataError if a column says which rows were no interactions, unless it is declared."""
     for column in table.columns:
         if column.role in ("label", "weight", "position", "request"):
             raise DataError(
                 f"{table.path}: column {column.name!r} is declared as {column.role}: these are "
                 f"rows that were shown; read them by impressions:{table.path}."
             )
-        if column.role != "ignored" or column.why == "declared":
+        if column.role != "ignored" or (declared and declared.get(column.name)):
             continue
         if column.name.lower() not in _LABELS:
             continue

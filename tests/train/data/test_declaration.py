@@ -65,10 +65,8 @@ def parquet(path, columns, **changed):
 
 def json_lines(path, columns):
     plain = lambda value: value.item() if isinstance(value, np.generic) else value
-    rows = (
-        dict(zip(columns, map(plain, row), strict=True))
-        for row in zip(*columns.values(), strict=True)
-    )
+    rows = zip(*(map(plain, values) for values in columns.values()), strict=True)
+    rows = (dict(zip(columns, row, strict=True)) for row in rows)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
@@ -197,7 +195,7 @@ def test_every_form_of_a_log_gives_the_same_batches(tmp_path, expected, form):
     "form", ["JSON lines", "Parquet", "shuffled", "columns the other way around"]
 )
 def test_every_form_of_a_log_is_guessed_alike(tmp_path, expected, form):
-    guess = events.load(text(tmp_path / "log.csv", SHOP)).columns
+    guess = events.load(text(tmp_path / "first.csv", SHOP)).columns
     name, write = FORMS[form]
     other = events.load(write(tmp_path / name, SHOP)).columns
     for column in guess:
@@ -207,8 +205,8 @@ def test_every_form_of_a_log_is_guessed_alike(tmp_path, expected, form):
         else:
             assert found == column
     # And what a guess finds, a declaration of it gives again.
-    once = events.load(tmp_path / "log.csv")
-    again = events.load(tmp_path / "log.csv", columns=guess)
+    once = events.load(tmp_path / "first.csv")
+    again = events.load(tmp_path / "first.csv", columns=guess)
     assert contents(once, 1) == contents(again, 1)
     assert once.schema == again.schema
 
@@ -450,7 +448,7 @@ def test_a_sentinel_does_not_flatten_a_number(tmp_path):
     of_item = np.exp(random.normal(3, 0.5, 60)) + 0.01
     plain = of_item[SHOP["item_id"] - 5000]
     for sentinel in (-1.0, 999_999.0, 1e12, -1e30):
-        marked = np.where((SHOP["item_id"] % 12 == 0), sentinel, plain)
+        marked = np.where((SHOP["item_id"] - 5000) % 12 == 0, sentinel, plain)
         path = text(tmp_path / "log.csv", {**SHOP, "weight": marked})
         dataset = events.load(path)
         column = dataset.log.items["weight"]
@@ -530,4 +528,4 @@ def test_ratings_below_the_threshold_are_left_out(tmp_path):
     assert dataset.log.num_events == kept
     assert events.load(path).log.num_events == 900
     with pytest.raises(DataError, match="min_rating needs ratings, and the events have none"):
-        events.load(text(tmp_path / "none.csv", SHOP), protocol=Protocol(min_rating=3))
+        events.load(text(tmp_path / "none.csv", SHOP), protocol=Protocol(min_rating=3.0))
