@@ -83,7 +83,7 @@ def _events_csv(name: str) -> Published:
                 *(line(*event) for event in EVENTS),
             ]
         },
-        {name: ("3,21,0,soon", "timestamp must be whole seconds, got 'soon'")},
+        {name: ("3,21,0,soon", "timestamp must be a time, got 'soon'")},
         opened=name,
         header=True,
     )

@@ -114,7 +114,10 @@ def test_bad_arguments(capsys, tmp_path, monkeypatch, arguments, said):
         (b"\x93\x00\xff\xfe" * 50, "log.csv"),
         (b"user_id,item_id\n", "holds no events"),
         (b"user,item_id\n1,2\n", "column 'user_id' is missing"),
-        (LOG.replace("2,17,2,3000", "2,17,2,soon").encode(), "line 21: timestamp must be whole"),
+        (
+            LOG.replace("2,17,2,3000", "2,17,2,soon").encode(),
+            "line 21: timestamp must be a time, got 'soon'",
+        ),
         (b"user_id,item_id\n1,2\n1,3,4\n", "line 3"),
         (b"user_id,item_id\n1,2\n2,3\n2,4\n", "fewer than 3 events"),
         (gzip.compress(LOG.encode())[:60], "log.csv"),

@@ -96,7 +96,7 @@ def test_rates_counted_by_hand():
     counts = np.bincount(train)
     assert item.values == np.count_nonzero(counts)
     assert item.only_once == np.mean(counts[counts > 0] == 1)
-    history = dataset.log.item[np.concatenate([np.arange(4), [6, 7], [10]])]
+    history = dataset.log.item[np.concatenate([np.arange(4), [6, 7], [10, 11]])]
     trained = {*train.tolist(), *dataset.log.items["item"][history].tolist()}
     assert item.hit_rate == np.mean([row > 1 and row in trained for row in test])
     assert 0 < item.hit_rate < 1

@@ -158,7 +158,10 @@ def read_declared(
             raise DataError(
                 f"{path}: column {column.name!r} must hold one id per row, got {values.type}."
             )
-        ids[role] = read_values(values, column).values
+        read = read_values(values, column)
+        ids[role] = read.values
+        if read.odd and declared:
+            notes.append(_odd(column, read.odd))
     bad = _Bad(raw)
     for role in _REQUIRED:
         bad.add(ids[role].is_null(), lambda row, role=role: f"{roles[role].name} is missing")
@@ -233,7 +236,10 @@ def _complete(table: DeclaredTable, bad: "_Bad", declared: bool) -> DeclaredTabl
     if not declared and len(rows):
         events = Events(user, item, clock.seconds)
         comparable = clock.has_clock or table.columns.one("time") is None
-        columns = guess(good, events, list(columns), has_clock=comparable)
+        try:
+            columns = guess(good, events, list(columns), has_clock=comparable)
+        except DataError as error:
+            raise DataError(f"{table.path}: {error}") from error
         columns = _with_constant_category(columns)
     else:
         columns = _in_file_order(columns, good.column_names)
@@ -289,9 +295,9 @@ def _checked(table: DeclaredTable, bad: "_Bad", on_bad_row: OnBadRow) -> Declare
     if found and (on_bad_row == "stop" or not table.table.num_rows):
         # Where no row is good, nothing is left to pass on to.
         remedy = _REMEDY if table.table.num_rows else ""
-        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-        first = f"{table.path}: line {found[0].line}: {found[0].reason}{remedy}"
-        raise DataError(f"{first}{more and f';{more} bad rows'}.")
+        others = len(found) - 1
+        more = f"; and {others} more bad row{'s' if others > 1 else ''}" if others else ""
+        raise DataError(f"{table.path}: line {found[0].line}: {found[0].reason}{remedy}{more}.")
     if not table.table.num_rows:
         raise DataError(f"{table.path}: holds no events.")
     return dataclasses.replace(table, bad=found)

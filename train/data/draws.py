@@ -215,7 +215,12 @@ class UntouchedItems:
             pending = pending[~fine]
             if not len(pending):
                 return found.reshape(shape)
-        left, which = np.unique(row[pending], return_inverse=True)
+        left = row[pending]
+        # Requests of one user at one time have one complement: whoever touched nearly all may
+        # have many of them.
+        of = np.stack([owner[left], np.zeros(len(left), np.int64) if time is None else time[left]])
+        _, first, which = np.unique(of, axis=1, return_index=True, return_inverse=True)
+        left, which = left[first], which.ravel()
         step = max(1, _COMPLEMENT_CELLS // max(1, len(proposal.items)))
         for start in range(0, len(left), step):
             some = left[start : start + step]

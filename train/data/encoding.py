@@ -74,11 +74,9 @@ class Encoder:
     def missing(self, role: str, name: str) -> float:
         """What a field holds where nothing is known: padding, or its transform of no number."""
         field = next(f for f in self.fields if (f.role, f.name) == (role, name))
-        return (
-            float(function(field.transform)(np.array([np.nan]))[0])
-            if field.kind == "dense"
-            else 0.0
-        )
+        if field.kind != "dense":
+            return 0.0
+        return float(function(field.transform)(np.array([np.nan]))[0])
 
     def _numbers(
         self, field: Field, values: np.ndarray, roles: tuple[str, ...], weight: np.ndarray

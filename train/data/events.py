@@ -64,7 +64,7 @@ def load(
     protocol = protocol or Protocol()
     raw, part = read_parts(_files(path), names)
     table = read_declared(path, columns=columns, on_bad_row=on_bad_row, raw=raw, parts=part)
-    _refuse_labels(table)
+    _refuse_labels(table, columns)
     dataset = interactions.build(
         f"events:{Path(path).name}",
         _interactions(table, protocol),
@@ -92,8 +92,8 @@ def _files(path: str | Path) -> list[str]:
     return files
 
 
-def _refuse_labels(table: DeclaredTable) -> None:
-    """Raises DataError if a column says which rows were no interactions."""
+def _refuse_labels(table: DeclaredTable, declared: Columns | None) -> None:
+    """Raises DataError if a column says which rows were no interactions, unless it is declared."""
     for column in table.columns:
         if column.role in ("label", "weight", "position", "request"):
             raise DataError(
@@ -102,7 +102,8 @@ def _refuse_labels(table: DeclaredTable) -> None:
             )
         name = column.name.lower()
         is_label = name == LABEL or name.startswith(f"{LABEL}_")
-        if column.why == "declared" or not (is_label or name in LABEL_NAMES):
+        is_declared = declared is not None and declared.get(column.name) is not None
+        if is_declared or not (is_label or name in LABEL_NAMES):
             continue
         values = as_numbers(table.table[column.name].combine_chunks())[0].drop_null()
         if is_label or set(values.unique().to_pylist()) == {0.0, 1.0}:

@@ -336,7 +336,8 @@ def _copies(raw: Interactions, order: np.ndarray) -> np.ndarray:
     rows = order[some]
     keys = [codes_of(x.values.take(pa.array(rows))) for x in attributes]
     if raw.rating is not None:
-        keys.append(raw.rating[rows])
+        # Numbers that compare: one missing rating is like another.
+        keys.append(np.unique(raw.rating[rows], return_inverse=True)[1])
     result[some] = repeats(run, raw.item[rows], *keys)
     return result
 

@@ -21,6 +21,9 @@ EDGES = [
     (9, 200, 1, 20190616),
     (7, 400, 1, 20190619),
     (8, 600, 1, 20190619),
+    (11, 100, 1, 20190617),
+    (11, 700, 1, 20190616),
+    (11, 200, 1, 20190618),
 ]
 ITEMS = [(300, 33, 51, 0, 21.5), (100, 34, 52, 900, 3), (500, 34, 53, 901, 7)]
 USERS = [
@@ -51,32 +54,35 @@ def test_the_published_form(tmp_path):
     log = dataset.log
     assert dataset.name == "alibaba"
     # On the 16th user 7 meets 300 and (by a purchase, some lines later) 100, user 8 100 and 200.
-    assert log.offsets.tolist() == [0, 4, 8]
-    assert log.item.tolist() == [2, 0, 1, 3, 0, 1, 2, 4]
-    assert log.time.tolist() == [FIRST + day * DAY for day in (0, 0, 2, 3, 0, 0, 2, 3)]
+    assert log.offsets.tolist() == [0, 4, 8, 11]
+    assert log.item.tolist() == [2, 0, 1, 3, 0, 1, 2, 4, 5, 0, 1]
+    days = (0, 0, 2, 3, 0, 0, 2, 3, 0, 1, 2)
+    assert log.time.tolist() == [FIRST + day * DAY for day in days]
     assert log.has_clock
     assert dataset.facts["repeated events left out"] == 2
     assert dataset.facts["users dropped (fewer than 3 events)"] == 1
-    # Training sees 300 and 100 of user 7, 100 and 200 of user 8.
-    assert log.items["item"].tolist() == [*rows(dataset, "item", 100, 200, 300), 1, 1]
-    # Items 200, 400 and 600 are not listed; 0 is no brand.
+    # Training sees 300 and 100 of user 7, 100 and 200 of user 8, 700 of user 11.
+    known = rows(dataset, "item", 100, 200, 300, 700)
+    assert sorted(known) == [2, 3, 4, 5]
+    assert log.items["item"].tolist() == [*known[:3], 1, 1, known[3]]
+    # Items 200, 400, 600 and 700 are not listed; 0 is no brand.
     a, b = rows(dataset, "category", 51, 52)
     assert sorted([a, b]) == [2, 3]
-    assert log.items["category"].tolist() == [b, 0, a, 0, 0]
+    assert log.items["category"].tolist() == [b, 0, a, 0, 0, 0]
     a, b = rows(dataset, "top_category", 33, 34)
-    assert log.items["top_category"].tolist() == [b, 0, a, 0, 0]
-    assert log.items["brand"].tolist() == [2, 0, 0, 0, 0]
-    np.testing.assert_allclose(log.items["price"], np.log1p([3, 0, 21.5, 0, 0]), rtol=3e-7)
+    assert log.items["top_category"].tolist() == [b, 0, a, 0, 0, 0]
+    assert log.items["brand"].tolist() == [2, 0, 0, 0, 0, 0]
+    np.testing.assert_allclose(log.items["price"], np.log1p([3, 0, 21.5, 0, 0, 0]), rtol=3e-7)
     click, favourite, cart, buy = rows(dataset, "behavior", "click", "favourite", "cart", "buy")
     assert sorted([click, favourite, cart, buy]) == [2, 3, 4, 5]
     of_seven, of_eight = [cart, buy, click, click], [favourite, click, click, click]
-    assert log.event["behavior"].tolist() == of_seven + of_eight
-    # User 8 is not listed.
-    assert log.users["gender"].tolist() == [2, 0] == log.users["age"].tolist()
-    assert log.users["education"].tolist() == [0, 0] == log.users["career"].tolist()
-    assert log.users["income"].tolist() == [*rows(dataset, "income", 9), 0] == [2, 0]
+    assert log.event["behavior"].tolist() == of_seven + of_eight + [click] * 3
+    # Users 8 and 11 are not listed.
+    assert log.users["gender"].tolist() == [2, 0, 0] == log.users["age"].tolist()
+    assert log.users["education"].tolist() == [0, 0, 0] == log.users["career"].tolist()
+    assert log.users["income"].tolist() == [*rows(dataset, "income", 9), 0, 0] == [2, 0, 0]
     one, six = rows(dataset, "stage", "1", "6")
-    assert log.users["stage"].tolist() == [[one, six], [0, 0]]
+    assert log.users["stage"].tolist() == [[one, six], [0, 0], [0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +111,7 @@ def test_bad_lines(tmp_path, name, line, reason):
     assert str(caught.value).startswith(f"{tmp_path / name}.txt: line 3: {reason}")
     dataset = alibaba.load(tmp_path, on_bad_row="skip")
     assert dataset.facts["rows skipped"] == 1
-    assert dataset.log.item.tolist() == [2, 0, 1, 3, 0, 1, 2, 4]
+    assert dataset.log.item.tolist() == [2, 0, 1, 3, 0, 1, 2, 4, 5, 0, 1]
 
 
 @pytest.mark.parametrize("name", FILES)

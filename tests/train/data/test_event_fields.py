@@ -7,6 +7,7 @@ import pytest
 
 from recjax.train import launch
 from recjax.train.data import events
+from recjax.train.data.declaration import Column, Columns
 from recjax.train.data.errors import DataError
 from recjax.train.data.pipeline import TrainingBatches
 from recjax.zoo.features import signatures
@@ -54,8 +55,9 @@ def test_what_was_known_before_an_event_is_the_context_of_its_request(tmp_path):
     assert scene("test") == [1, cart, home] and row(dataset, "scene", "search") == 1  # new
     eight = row(dataset, "hour", 8)
     assert dataset.test.context["hour"].tolist() == [1, 1, eight] and eight > 1
-    # Numbers are standardised by what training sees.
-    deviation = np.std([1.5, 2.5, 3.5, 2.5])
+    # Numbers are standardised by the median and the quartiles of what training sees.
+    assert np.percentile([1.5, 2.5, 3.5, 2.5], (25, 50, 75)).tolist() == [2.25, 2.5, 2.75]
+    deviation = 0.5 / 1.349
     expected = np.clip((np.array([-1.5, 1.5, 2.5]) - 2.5) / deviation, -5, 5)
     np.testing.assert_allclose(dataset.test.context["degrees"], expected, rtol=1e-6)
     assert dataset.validation.context["degrees"][0] == 5  # 40.5 is cut
@@ -88,7 +90,7 @@ def test_other_data_are_read_by_what_training_learnt(tmp_path):
     other = csv(tmp_path, "hotter.csv", hotter)
     again = launch.evaluate_run(folder, source=f"events:{path}")
     assert again["test"] == results["test"]
-    # Standardised anew it would be the same data; by the run's own mean it is not.
+    # Standardised anew it would be the same data; by the run's own median it is not.
     fresh = events.load(other)
     transforms = {
         f"{field.role}.{field.name}": field.transform
@@ -122,11 +124,26 @@ def test_lists_of_numbers_are_vectors_of_the_item(tmp_path):
     assert step.batch["candidate"]["picture"].shape == (*step.batch["candidate_mask"].shape, 2)
 
 
-@pytest.mark.parametrize("vectors", [{10: [0.5], 11: [1.0, 2.0]}, {10: [], 11: []}])
-def test_vectors_must_have_one_length(tmp_path, vectors):
+@pytest.mark.parametrize(
+    ("vectors", "why"),
+    [
+        ({10: [0.5], 11: [1.0, 2.0]}, "holds lists of numbers of different lengths"),
+        ({10: [], 11: []}, "has one value only"),
+    ],
+)
+def test_vectors_must_have_one_length(tmp_path, vectors, why):
     path = parquet(tmp_path, {12: None, 13: None, 14: None, **vectors})
-    with pytest.raises(DataError, match="Vectors of 'picture' must all have one length"):
-        events.load(path)
+    column = events.load(path).columns.get("picture")
+    assert (column.role, column.why) == ("ignored", why)
+    # Where a length is declared, others are no vectors of it.
+    known = [Column(name=x, role=x) for x in ("user_id", "item_id")]
+    known.append(Column(name="timestamp", role="time"))
+    picture = Column(name="picture", role="item", kind="vector", width=2)
+    dataset = events.load(path, columns=Columns((*known, picture)))
+    lists = [own for own in (vectors[10], vectors[11]) if len(own) == 2]
+    assert dataset.log.items["picture"].tolist() == [[0, 0], *(lists or [[0, 0]]), *[[0, 0]] * 3]
+    # A note counts rows, not items: 10 stands in two.
+    assert any("no vector of 2 numbers: missing" in note for note in dataset.notes)
 
 
 def test_vectors_that_differ_from_event_to_event_say_nothing_of_the_item(tmp_path):
@@ -144,7 +161,7 @@ def test_vectors_that_differ_from_event_to_event_say_nothing_of_the_item(tmp_pat
 
 
 def test_vectors_must_be_finite(tmp_path):
-    vectors = {10: [0.5], 11: [float("inf")], 12: None, 13: None, 14: None}
+    vectors = {10: [0.5], 11: [1.0], 12: [float("inf")], 13: [2.0], 14: None}
     with pytest.raises(DataError, match="Vectors of 'picture' must hold finite numbers"):
         events.load(parquet(tmp_path, vectors))
 
@@ -154,7 +171,7 @@ def test_vectors_must_be_finite(tmp_path):
     [
         ("item", "column 'item' must be renamed: 'item_id' takes its name"),
         ("context_item", "column 'context_item' must be renamed: 'item_id' takes its name"),
-        ("hour", "column 'context_hour' must be renamed: 'hour' takes its name"),
+        ("hour", "column 'hour' must be renamed: 'context_hour' takes its name"),
         ("time", "column 'time' must be renamed: the request itself takes its name"),
         ("context_time", "column 'context_time' must be renamed: the request itself"),
         ("history", "column 'history' must be renamed: the request itself takes its name"),
@@ -164,6 +181,7 @@ def test_vectors_must_be_finite(tmp_path):
 def test_names_that_are_taken(tmp_path, name, message):
     path = csv(tmp_path)
     header, *lines = path.read_text().splitlines()
-    path.write_text("\n".join([f"{header},{name}", *(f"{line},1" for line in lines)]) + "\n")
+    more = [f"{line},x{int(line.split(',')[1]) % 2}" for line in lines]
+    path.write_text("\n".join([f"{header},{name}", *more]) + "\n")
     with pytest.raises(DataError, match=message):
         events.load(path)

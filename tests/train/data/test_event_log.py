@@ -37,8 +37,8 @@ def test_a_half_written_log_is_not_opened(tmp_path):
 
 def test_counts():
     log = hand_made_dataset().log
-    assert (log.num_users, log.num_events, log.num_items) == (3, 13, 8)
-    assert log.lengths().tolist() == [6, 4, 3]
+    assert (log.num_users, log.num_events, log.num_items) == (3, 14, 9)
+    assert log.lengths().tolist() == [6, 4, 4]
 
 
 def test_interactions_do_not_leak():
@@ -111,7 +111,7 @@ def test_take_keeps_every_column():
     part = requests.take(np.array([2, 0]))
     assert len(part) == 2 and part.examples == 4
     assert part.user.tolist() == [2, 0]
-    assert part.cut.tolist() == [2, 5]
+    assert part.cut.tolist() == [3, 5]
     assert part.time.tolist() == [9, 90_000]
     assert np.array_equal(part.candidate, test.candidate[[2, 0]])
     assert np.array_equal(part.label["click"], test.label["click"][[2, 0]])

@@ -10,8 +10,8 @@ from recjax.zoo.features import signatures
 from testing import SHARED_DATA, needs_shared_data
 
 GENRES = ["unknown", "Action", "Comedy"]
-# Movie 4 nobody rates; user 9 neither. Users and movies are not listed in order.
-MOVIES = {3: ["Action", "Comedy"], 1: ["Comedy"], 2: [], 4: ["unknown"], 7: ["Action"]}
+# Movie 4 nobody rates. Users and movies are not listed in order.
+MOVIES = {3: ["Action", "Comedy"], 1: ["Comedy"], 2: [], 4: ["unknown"], 7: ["Action"], 8: []}
 USERS = {5: ("24", "M", "artist"), 2: ("33", "F", "writer"), 9: ("50", "M", "none")}
 RATINGS = [
     (5, 1, 4, 300),
@@ -21,6 +21,9 @@ RATINGS = [
     (5, 2, 3, 200),
     (2, 1, 3, 90),
     (5, 7, 3, 400),
+    (9, 1, 2, 20),
+    (9, 2, 2, 30),
+    (9, 8, 4, 10),
 ]
 
 
@@ -86,28 +89,29 @@ def test_every_format(tmp_path, name):
     dataset = movielens.load(write(tmp_path, **FORMATS[name]()))
     log = dataset.log
     assert dataset.name == f"movielens:{name}"
-    # Users 2 and 5, their ratings by time; movies 1, 2, 3, 4, 7.
-    assert log.offsets.tolist() == [0, 3, 7]
-    assert log.time.tolist() == [90, 100, 100_000, 100, 200, 300, 400]
-    assert log.item.tolist() == [0, 1, 2, 2, 1, 0, 4]
+    # Users 2, 5 and 9, their ratings by time; movies 1, 2, 3, 4, 7, 8.
+    assert log.offsets.tolist() == [0, 3, 7, 10]
+    assert log.time.tolist() == [90, 100, 100_000, 100, 200, 300, 400, 10, 20, 30]
+    assert log.item.tolist() == [0, 1, 2, 2, 1, 0, 4, 5, 0, 1]
     assert log.has_clock
-    assert log.num_items == 5
-    # Training sees movie 1 of user 2, and 3 and 2 of user 5.
-    assert log.items["item"].tolist() == [*rows(dataset, "item", 1, 2, 3), 1, 1]
-    assert sorted(rows(dataset, "item", 1, 2, 3)) == [2, 3, 4]
+    assert log.num_items == 6
+    # Training sees movie 1 of user 2, 3 and 2 of user 5, and 8 of user 9.
+    known = rows(dataset, "item", 1, 2, 3, 8)
+    assert log.items["item"].tolist() == [*known[:3], 1, 1, known[3]]
+    assert sorted(known) == [2, 3, 4, 5]
     action, comedy = rows(dataset, "genre", "Action", "Comedy")
     assert sorted([action, comedy]) == [2, 3]
-    genres = [[comedy, 0], [0, 0], [action, comedy], [1, 0], [action, 0]]
+    genres = [[comedy, 0], [0, 0], [action, comedy], [1, 0], [action, 0], [0, 0]]
     assert log.items["genre"].tolist() == genres
     if name in ("10m", "20m"):
         assert log.users == {}
     else:
         for at, column in enumerate(("age", "gender", "occupation")):
-            values = [USERS[2][at], USERS[5][at]]
+            values = [USERS[2][at], USERS[5][at], USERS[9][at]]
             assert log.users[column].tolist() == rows(dataset, column, *values)
-            assert sorted(log.users[column].tolist()) == [2, 3]
+            assert set(log.users[column].tolist()) == {*range(2, 2 + len(set(values)))}
     assert dataset.schema.find("candidate", "genre").kind == "bag"
-    assert dataset.train.cut.tolist() == [0, 0, 1]
+    assert dataset.train.cut.tolist() == [0, 0, 1, 0]
 
 
 @pytest.mark.parametrize(("folder", "name"), [("ml-25m", "25m"), ("ml-32m", "32m"), ("x", "20m")])
@@ -135,7 +139,7 @@ def test_1m_and_10m_are_told_apart(tmp_path):
     # Half stars beside 1M's users belong to neither.
     (folder / "users.dat").write_text("\n".join(files_1m()["users__dat"]))
     (folder / "movies.dat").write_bytes((tmp_path / "movies.dat").read_bytes())
-    with pytest.raises(DataError, match="ratings.dat: line 7: rating must be a whole number"):
+    with pytest.raises(DataError, match="ratings.dat: line 10: rating must be a whole number"):
         movielens.load(folder)
 
 
@@ -151,7 +155,7 @@ def test_a_zip_without_a_folder_is_named_by_itself(tmp_path, name):
 
 def test_max_train_per_user(tmp_path):
     dataset = movielens.load(write(tmp_path, **files_1m()), max_train_per_user=1)
-    assert dataset.train.cut.tolist() == [0, 1]
+    assert dataset.train.cut.tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -207,7 +211,7 @@ def test_ratings_of_a_movie_whose_line_is_skipped_are_skipped(tmp_path):
     with pytest.raises(DataError, match="movies.csv: line 6: movieId must be a whole number"):
         movielens.load(tmp_path)
     dataset = movielens.load(tmp_path, on_bad_row="skip")
-    assert dataset.log.time.tolist() == [90, 100, 100_000, 100, 200, 300]
+    assert dataset.log.time.tolist() == [90, 100, 100_000, 100, 200, 300, 10, 20, 30]
     assert dataset.facts["rows skipped"] == 2
 
 

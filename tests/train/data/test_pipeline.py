@@ -94,14 +94,14 @@ def test_windows_of_the_hand_made_log():
     dataset = hand_made_dataset()
     batch = whole_batch(dataset.schema, dataset.log, dataset.test, history=3)
     item = dataset.log.items["item"]
-    # User 0: items 2, 1, 4 of 0, 3, 2, 1, 4. User 1: all of 0, 3, 4. User 3: 0, 2.
+    # User 0: items 2, 1, 4 of 0, 3, 2, 1, 4. User 1: all of 0, 3, 4. User 3: 8, 0, 2.
     assert batch["history"]["item"].tolist() == [
         [item[2], item[1], item[4]],
         [item[0], item[3], item[4]],
-        [item[0], item[2], 0],
+        [item[8], item[0], item[2]],
     ]
-    assert batch["history_mask"].tolist() == [[True] * 3, [True] * 3, [True, True, False]]
-    assert batch["history_age"].tolist() == [[89_980, 89_980, 10_000], [39, 20, 5], [2, 1, 0]]
+    assert batch["history_mask"].tolist() == [[True] * 3] * 3
+    assert batch["history_age"].tolist() == [[89_980, 89_980, 10_000], [39, 20, 5], [3, 2, 1]]
 
 
 def test_bucket_lengths():

@@ -6,7 +6,6 @@ import pyarrow as pa
 import pytest
 
 from recjax.train.data import draws, interactions
-from recjax.train.data.errors import DataError
 from recjax.train.data.interactions import Interactions
 from recjax.train.data.pipeline import TrainingBatches, evaluation_batches, positives, whole_batch
 from recjax.train.data.required import ByPopularity, GroupIndex, Required
@@ -15,6 +14,8 @@ from recjax.zoo.features import UNSEEN_ROW
 
 DATASET = random_dataset()
 LOG = DATASET.log
+# Of so many items, many are only ever targets of validation and test.
+COLD = random_dataset(items=400)
 GROUPS = Requirements(retrieved=3, group_by="category")
 SAMPLED = Requirements(sampled=50)
 
@@ -97,18 +98,18 @@ def test_retrieved_role_in_a_batch():
 def test_popularity_counts_training_positives_and_knows_only_known_items():
     sampler = ByPopularity.of(DATASET)
     counts = np.bincount(DATASET.train.candidate[:, 0], minlength=LOG.num_items)
-    assert (np.diff(counts[sampler.order]) <= 0).all()
-    assert (LOG.items["item"][sampler.order] > UNSEEN_ROW).all()
-    assert len(sampler.order) == np.count_nonzero(LOG.items["item"] > UNSEEN_ROW)
+    assert (np.diff(counts[sampler.items]) <= 0).all()
+    assert (LOG.items["item"][sampler.items] > UNSEEN_ROW).all()
+    assert len(sampler.items) == np.count_nonzero(LOG.items["item"] > UNSEEN_ROW)
 
 
 def test_shared_negatives_follow_their_own_distribution():
     """log_count is the log of the measured expected count, and all of them sum to S."""
     sampler, size = ByPopularity.of(DATASET), 200_000
-    drawn = sampler.items(draws.uniform(7, np.arange(size)))
-    expected = np.exp(sampler.log_count(sampler.order, size))
+    drawn = sampler.draw(draws.uniform(7, np.arange(size)))
+    expected = np.exp(sampler.log_count(sampler.items, size))
     np.testing.assert_allclose(expected.sum(), size, rtol=1e-5)
-    measured = np.bincount(drawn, minlength=LOG.num_items)[sampler.order]
+    measured = np.bincount(drawn, minlength=LOG.num_items)[sampler.items]
     assert (np.abs(measured - expected) < 5 * np.sqrt(expected)).all()
 
 
@@ -160,20 +161,49 @@ def test_history_negatives_are_items_that_the_user_never_touched(kind):
     assert len(np.unique(extra.history_negative[0])) > 1
 
 
-def test_a_user_who_touched_all_that_training_knows_is_named():
-    """One item more is there, but popularity never draws what training does not know."""
+@pytest.mark.parametrize("kind", ["uniform", "log_popularity"])
+def test_history_negatives_are_items_that_training_knows_by_then(kind):
+    required = Required(COLD, Requirements(history_negatives=kind))
+    requests, appeared = COLD.train, COLD.appearances()
+    drawn = required.draw(requests, 9, 1, 2, 3).history_negative
+    unknown = COLD.log.items["item"] == UNSEEN_ROW
+    np.testing.assert_array_equal(appeared == draws.NEVER, unknown)
+    assert unknown.any() and not unknown[drawn].any()
+    # By then there is more than anybody has touched.
+    late = requests.time >= np.sort(appeared)[COLD.log.lengths().max()]
+    assert late.any() and (appeared[drawn] <= requests.time[:, None])[late].all()
+
+
+@pytest.mark.parametrize("kind", ["uniform", "log_popularity"])
+def test_a_user_who_touched_all_that_training_knows_gets_no_negative(kind):
+    """`build` leaves such targets out; requests made by hand are refused when they are drawn for.
+
+    One item more is there, and one that nobody touches, but training knows neither.
+    """
     raw = Interactions(
-        user=np.repeat([0, 1], [6, 4]),
-        item=np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 3]),
-        time=np.arange(10),
+        user=np.repeat([0, 1, 2], [6, 4, 3]),
+        item=np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 3, 2, 0, 3]),
+        time=np.arange(13),
         item_ids=pa.array([10, 11, 12, 13, 14]),
     )
     dataset = interactions.build("small", raw)
-    Required(dataset, Requirements(history_negatives="uniform"))
-    with pytest.raises(
-        DataError, match="user 0 of the log touched all 3 items that training knows"
-    ):
-        Required(dataset, Requirements(history_negatives="log_popularity"))
+    assert dataset.train.user.tolist() == [2]
+    required = Required(dataset, Requirements(history_negatives=kind))
+    required.draw(dataset.train, 4, 1)
+    own = dataclasses.replace(dataset.train, user=np.zeros(1, np.int32))
+    message = "user 0 of the log touched all 3 items that could be drawn"
+    with pytest.raises(ValueError, match=message):
+        required.draw(own, 4, 1)
+
+
+def test_shared_negatives_of_the_future_are_masked():
+    required = Required(DATASET, SAMPLED)
+    requests = DATASET.train.take(np.argsort(DATASET.train.time)[:30])
+    extra = required.draw(requests, 4, 1)
+    appeared = DATASET.appearances()[extra.sampled]
+    expected = appeared <= requests.time[:, None]
+    assert 0 < expected.mean() < 1
+    np.testing.assert_array_equal(extra.sampled_mask, expected)
 
 
 def test_history_negatives_stand_beside_real_events_only():

@@ -7,6 +7,7 @@ import pytest
 from recjax.train.data import interactions, taobao
 from recjax.train.data.errors import DataError
 from recjax.train.data.event_log import leaks
+from recjax.train.data.protocol import Protocol
 from recjax.zoo.features import signatures
 
 START = 1_511_539_200  # 25 November 2017, midnight in Beijing
@@ -49,6 +50,8 @@ def test_the_published_form(tmp_path, name):
         "events": 7,
         "users dropped (fewer than 3 events)": 1,
         "events outside 2017-11-25 to 2017-12-03 left out": 4,
+        # User 9 met 100, 300 and 500, which is all.
+        "training targets left out (their users touched all that training knows)": 1,
     }
     # Items 100, 200, 300 and 500: 400 left with its user.
     assert log.offsets.tolist() == [0, 4, 7]
@@ -81,8 +84,12 @@ def test_the_published_form(tmp_path, name):
     ]
 
 
-def test_lines_that_repeat_are_events_that_repeat(tmp_path):
-    dataset = taobao.load(write(tmp_path, [LINES[0], *LINES]))
+def test_lines_that_repeat_are_one_event_unless_repeats_are_kept(tmp_path):
+    path = write(tmp_path, [LINES[0], *LINES])
+    dataset = taobao.load(path)
+    assert dataset.log.item.tolist() == [2, 3, 2, 1, 0, 2, 3]
+    assert dataset.facts["duplicate rows dropped"] == 1
+    dataset = taobao.load(path, protocol=Protocol(duplicates="keep"))
     assert dataset.log.item.tolist() == [2, 3, 3, 2, 1, 0, 2, 3]
 
 

@@ -17,6 +17,8 @@ pc: Any = pyarrow.compute  # its functions are made when it is imported
 
 # From 1973 (in seconds) to the year 5138: seconds of any real log lie between these.
 _FIRST, _LAST = 10**8, 10**11
+# 1990. A file that ends before counts from a start of its own.
+_RECENT = 631_152_000
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _DAY = 86_400
@@ -56,8 +58,10 @@ def read_clock(values: pa.Array, unit: str | None = None) -> Clock:
     """
     kind = values.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        seconds = _floored(values)
-        return _clock(values, seconds, values.is_null(), unit or "iso", "")
+        has_clock = unit != "order"
+        return _clock(
+            values, _floored(values), values.is_null(), unit or "iso", "", has_clock=has_clock
+        )
     if pa.types.is_string(kind):
         return _read_text(values, unit)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
@@ -97,7 +101,7 @@ def looks_like_epoch(values: pa.Array) -> bool:
 def _read_text(values: pa.Array, unit: str | None) -> Clock:
     numeric = _matches(values, _NUMBER)
     iso = _matches(_tidy(values), _ISO)
-    if unit == "iso" or (unit is None and iso.sum() > numeric.sum()):
+    if unit in (None, "iso") and iso.sum() > numeric.sum():
         seconds = _parse_iso(_tidy(values), iso)
         wrong = seconds == _NO_TIME
         return _clock(values, seconds, wrong, "iso", "ISO dates and times, UTC if no zone")
@@ -116,20 +120,25 @@ def _read_numbers(
         wrong = odd | (seconds == _NO_TIME)
         return _clock(values, seconds, wrong, "yyyymmdd", "days as yyyymmdd")
     moments = _moments(there)
-    if unit is None and len(there) and (moments != _NO_TIME).mean() > 0.5:
+    if unit == "iso" or (unit is None and len(there) and (moments != _NO_TIME).mean() > 0.5):
         seconds = np.full(len(numbers), _NO_TIME)
         seconds[~odd] = moments
         return _clock(values, seconds, odd | (seconds == _NO_TIME), "iso", "yyyymmddhhmmss")
     of = {name: _within(there, per) for name, per in _PER_SECOND.items()}
     counts = {name: int(np.count_nonzero(some)) for name, some in of.items()}
     found = unit or max(counts, key=lambda name: counts[name])
-    if unit in ("ms", "us", "ns") or (counts[found] and 2 * counts[found] >= len(there)):
+    early = bool((np.abs(there.astype(np.float64)) < _RECENT).all())
+    # What stands for "unknown" is one number or two, however often.
+    small = np.unique(there[np.abs(there.astype(np.float64)) < _FIRST])
+    most = counts[found] and counts[found] >= len(small)
+    if unit in ("ms", "us", "ns") or (most and not early):
         per = _PER_SECOND[found]
         wrong = odd | ~_within(numbers, per)
         note = "" if found == "s" else f"{_NAMES[found]}, converted to seconds"
         return _clock(values, numbers // per, wrong, found, note)
     # Too small for a time since 1970: a time since something else, or a count of events.
-    wrong = odd | (np.abs(numbers.astype(np.float64)) >= _FIRST)
+    limit = _RECENT if early else _FIRST
+    wrong = odd | (np.abs(numbers.astype(np.float64)) >= limit)
     if unit is not None:
         return _clock(values, numbers, wrong, unit, "")
     small = numbers[~wrong]

@@ -245,8 +245,27 @@ class Columns:
                     raise DataError(f"column {entry['name']!r}: unknown key {key!r}{hint}")
             if "role" not in entry:
                 raise DataError(f"column {entry['name']!r}: needs a role.")
+            _check_values(entry)
             columns.append(Column(**{**entry, "why": "declared"}))
         return Columns(tuple(columns))
+
+
+def _check_values(entry: dict[str, Any]) -> None:
+    """Raises DataError for a value that a file of columns may hold and a `Column` may not."""
+    where = f"column {entry['name']!r}"
+    for key, choices in (("role", Role), ("kind", Kind), ("value", Value)):
+        if key in entry:
+            Column._one_of(where, key, entry[key], get_args(choices))
+    for key, choices in (("per", Per), ("unit", Unit)):
+        if entry.get(key) is not None:
+            Column._one_of(where, key, entry[key], get_args(choices))
+    for key in ("separator", "field", "task", "transform"):
+        if not isinstance(entry.get(key), str | None):
+            raise DataError(f"{where}: {key} must be text, got {entry[key]!r}.")
+    for key in ("width", "dim"):
+        value = entry.get(key)
+        if not isinstance(value, int | None) or isinstance(value, bool):
+            raise DataError(f"{where}: {key} must be >= 1, got {value!r}.")
 
 
 def of_schema(schema: Schema) -> Columns:

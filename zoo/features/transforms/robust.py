@@ -23,11 +23,15 @@ def fit(values: np.ndarray) -> tuple[float, float]:
     """
     if not len(values):
         return 0.0, 1.0
+    values = np.asarray(values, np.float64)
     tail, low, median, high, top = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])
-    # A constant's spread is rounding error, if not 0.
-    floor = 1e-9 * float(np.abs(values).max())
-    for spread in ((high - low) / _QUARTILES, (top - tail) / _TAILS, values.std()):
-        if spread > floor:
+    for spread, largest in (
+        ((high - low) / _QUARTILES, max(-low, high)),
+        ((top - tail) / _TAILS, max(-tail, top)),
+        (values.std(), np.abs(values).max()),
+    ):
+        # A constant's spread is rounding error, if not 0.
+        if spread > 1e-9 * largest:
             return float(median), float(spread)
     return float(median), 1.0
 
