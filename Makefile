@@ -57,6 +57,11 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
+environments: $(READY) $(NEWEST)/.ready $(PARITY)/.ready $(AOT)/.ready  ## all; with -j2 at once
+
+times:  ## CPU seconds of the last .ci/run by gate and file of tests, the dearest first
+	@$(BIN)/python tests/seconds.py .pytest_cache/seconds
+
 format: $(READY)  ## put the tree into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -83,22 +88,23 @@ $(PARITY)/.ready: EXTRA := parity
 $(AOT)/.ready: EXTRA := aot
 $(VENV)/.ready $(PARITY)/.ready $(AOT)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --upgrade pip
-	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRA)]'
+	$(call install,--constraint constraints.txt,$(EXTRA))
 	touch $@
 
 # The newest Python that we claim, with the newest releases of everything; where this machine has no
 # such Python, the one it has.
 $(NEWEST)/.ready: pyproject.toml
 	$(NEWEST_PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --upgrade pip
-	$(@D)/bin/python -m pip install --quiet --editable '.[test]'
+	$(call install,,test)
 	touch $@
 
-environments: $(READY) $(NEWEST)/.ready $(PARITY)/.ready $(AOT)/.ready  ## all; with -j2 at once
-
-times:  ## CPU seconds of the last .ci/run by gate and file of tests, the dearest first
-	@$(BIN)/python tests/seconds.py .pytest_cache/seconds
+# Several environments may be made at once: each keeps setuptools' notes on us to itself.
+define install
+$(@D)/bin/python -m pip install --quiet --upgrade pip
+printf '[egg_info]\negg_base = %s\n' $(abspath $(@D)) > $(@D)/setuptools.cfg
+DIST_EXTRA_CONFIG=$(abspath $(@D))/setuptools.cfg \
+	$(@D)/bin/python -m pip install --quiet $(1) --editable '.[$(2)]'
+endef
 
 clean:
 	rm -rf $(VENV) $(PARITY) $(AOT) $(NEWEST) build runs .pytest_cache .ruff_cache
