@@ -23,7 +23,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # tests start read the same cache.
 CACHE = {
     "jax_compilation_cache_dir": str(Path(__file__).resolve().parents[1] / ".pytest_cache/jax"),
-    "jax_persistent_cache_min_compile_time_secs": 0.3,
+    "jax_persistent_cache_min_compile_time_secs": 0.05,
     "jax_persistent_cache_min_entry_size_bytes": -1,
 }
 for name, value in CACHE.items():
