@@ -12,6 +12,8 @@ NEWEST_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/pytho
 
 TEST = $(BIN)/python -m pytest -q -n 2
 RERANK := tests/zoo/rerank tests/train/test_rerank.py
+# Tables that must be equal to the bit, whatever their size: so they are as users compile them.
+OPTIMISED := tests/features/test_embeddings.py
 
 .PHONY: demo test kernels rerank contract parity aot notebooks lint format results clean \
 	environments times
@@ -19,25 +21,29 @@ RERANK := tests/zoo/rerank tests/train/test_rerank.py
 # One cache of compiled programs for all gates; tests/conftest.py names the same.
 notebooks: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.pytest_cache/jax
 
+# Models' tests compile far more than they compute: machine code without LLVM's optimisations, and
+# without the emitters that the newest releases always use, is ready in half the time. Kernels are
+# tested as users compile them.
+QUICK := --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0
+test rerank contract parity: export XLA_FLAGS := $(QUICK) --xla_cpu_use_fusion_emitters=false
+
 demo: $(READY)  ## mlp against din on the built-in world, in minutes
 	$(BIN)/recjax demo
 
 test: $(READY)  ## every test but the gates below; needs no accelerator and no network
 	$(TEST) --dist loadgroup --ignore tests/zoo/test_contract.py --ignore tests/kernels \
-		$(RERANK:%=--ignore %)
+		$(RERANK:%=--ignore %) $(OPTIMISED:%=--ignore %)
 
-# What is compared with float64 is the code that users run, with all of XLA's optimisations.
-kernels: export XLA_FLAGS := --xla_force_host_platform_device_count=4
 kernels: $(READY)  ## every op against float64, every kernel that runs without its device
-	$(TEST) tests/kernels
+	$(TEST) tests/kernels $(OPTIMISED)
 
 rerank: $(READY)  ## evaluators, generators, LAST
 	$(TEST) $(RERANK)
 
 contract: $(READY) $(NEWEST)/.ready  ## what every model promises, on the oldest Python and the newest
 	$(TEST) --dist loadgroup tests/zoo/test_contract.py
-	$(NEWEST)/bin/python -m pytest -q -n 2 --dist loadgroup tests/zoo/test_contract.py \
-		-m "not variant"
+	XLA_FLAGS="$(QUICK)" $(NEWEST)/bin/python -m pytest -q -n 2 --dist loadgroup \
+		tests/zoo/test_contract.py -m "not variant"
 
 # On Linux, PyPI's torch brings CUDA along: PIP_EXTRA_INDEX_URL may name an index of CPU builds.
 parity: $(PARITY)/.ready  ## our models against three libraries for PyTorch, weights mapped
@@ -56,6 +62,11 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+environments: $(READY) $(NEWEST)/.ready $(PARITY)/.ready $(AOT)/.ready  ## all; with -j2 at once
+
+times:  ## CPU seconds of the last .ci/run by gate and file of tests, the dearest first
+	@$(BIN)/python tests/seconds.py .pytest_cache/seconds
 
 format: $(READY)  ## put the tree into shape
 	$(BIN)/ruff check --fix .
@@ -83,22 +94,23 @@ $(PARITY)/.ready: EXTRA := parity
 $(AOT)/.ready: EXTRA := aot
 $(VENV)/.ready $(PARITY)/.ready $(AOT)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --upgrade pip
-	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRA)]'
+	$(call install,--constraint constraints.txt,$(EXTRA))
 	touch $@
 
 # The newest Python that we claim, with the newest releases of everything; where this machine has no
 # such Python, the one it has.
 $(NEWEST)/.ready: pyproject.toml
 	$(NEWEST_PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --upgrade pip
-	$(@D)/bin/python -m pip install --quiet --editable '.[test]'
+	$(call install,,test)
 	touch $@
 
-environments: $(READY) $(NEWEST)/.ready $(PARITY)/.ready $(AOT)/.ready  ## all; with -j2 at once
-
-times:  ## CPU seconds of the last .ci/run by gate and file of tests, the dearest first
-	@$(BIN)/python tests/seconds.py .pytest_cache/seconds
+# Several environments may be made at once: each keeps setuptools' notes on us to itself.
+define install
+$(@D)/bin/python -m pip install --quiet --upgrade pip
+printf '[egg_info]\negg_base = %s\n' $(abspath $(@D)) > $(@D)/setuptools.cfg
+DIST_EXTRA_CONFIG=$(abspath $(@D))/setuptools.cfg \
+	$(@D)/bin/python -m pip install --quiet $(1) --editable '.[$(2)]'
+endef
 
 clean:
 	rm -rf $(VENV) $(PARITY) $(AOT) $(NEWEST) build runs .pytest_cache .ruff_cache
