@@ -161,7 +161,7 @@ def test_no_item_is_drawn_before_it_appeared():
     appeared = np.array([5, 0, draws.NEVER, 10, 0])
     untouched = draws.UntouchedItems(log_of([1], catalogue=5))
     time = np.repeat([4, 5, 9, 10, 11], 200)
-    options = dict(proposal=draws.Catalogue(appeared), time=time)
+    options = dict(proposal=draws.Catalogue(appeared, point_in_time=True), time=time)
     drawn = untouched.draw(np.zeros(1000, int), 1, np.arange(1000), **options)[:, 0]
     found = {moment: np.unique(drawn[time == moment]).tolist() for moment in (4, 5, 9, 10, 11)}
     assert found == {4: [4], 5: [0, 4], 9: [0, 4], 10: [0, 3, 4], 11: [0, 3, 4]}
@@ -170,13 +170,14 @@ def test_no_item_is_drawn_before_it_appeared():
 def test_where_all_that_had_appeared_is_touched_the_draw_is_from_all_that_is_known():
     appeared = np.array([0, 5, draws.NEVER, 10])
     untouched = draws.UntouchedItems(log_of([0], catalogue=4))
-    options = dict(proposal=draws.Catalogue(appeared), time=np.zeros(200, int))
+    proposal = draws.Catalogue(appeared, point_in_time=True)
+    options = dict(proposal=proposal, time=np.zeros(200, int))
     drawn = untouched.draw(np.zeros(200, int), 1, np.arange(200), **options)
     assert np.unique(drawn).tolist() == [1, 3]
 
 
-def test_without_a_clock_all_known_items_were_always_there():
-    catalogue = draws.Catalogue(np.array([7, draws.NEVER, 9]), has_clock=False)
+def test_all_known_items_are_drawn_at_any_time():
+    catalogue = draws.Catalogue(np.array([7, draws.NEVER, 9]))
     untouched = draws.UntouchedItems(log_of([1], catalogue=3))
     options = dict(proposal=catalogue, time=np.zeros(100, int))
     drawn = untouched.draw(np.zeros(100, int), 1, np.arange(100), **options)

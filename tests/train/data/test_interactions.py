@@ -303,7 +303,8 @@ def test_training_draws_only_what_it_knows_by_then():
     # By then there is more than anybody has touched.
     most = dataset.log.lengths().max()
     moment, checked = np.sort(appeared)[most], 0
-    for step in TrainingBatches(dataset, batch_size=64, history=4, negatives=3).epoch(0):
+    options = dict(batch_size=64, history=4, negatives=3, point_in_time=True)
+    for step in TrainingBatches(dataset, **options).epoch(0):
         batch = step.batch
         drawn = batch["candidate"]["number"].astype(int)
         negative = (batch["label"]["click"] == 0) & batch["candidate_mask"]

@@ -163,7 +163,7 @@ def test_history_negatives_are_items_that_the_user_never_touched(kind):
 
 @pytest.mark.parametrize("kind", ["uniform", "log_popularity"])
 def test_history_negatives_are_items_that_training_knows_by_then(kind):
-    required = Required(COLD, Requirements(history_negatives=kind))
+    required = Required(COLD, Requirements(history_negatives=kind), point_in_time=True)
     requests, appeared = COLD.train, COLD.appearances()
     drawn = required.draw(requests, 9, 1, 2, 3).history_negative
     unknown = COLD.log.items["item"] == UNSEEN_ROW
@@ -197,13 +197,14 @@ def test_a_user_who_touched_all_that_training_knows_gets_no_negative(kind):
 
 
 def test_shared_negatives_of_the_future_are_masked():
-    required = Required(DATASET, SAMPLED)
+    required = Required(DATASET, SAMPLED, point_in_time=True)
     requests = DATASET.train.take(np.argsort(DATASET.train.time)[:30])
     extra = required.draw(requests, 4, 1)
     appeared = DATASET.appearances()[extra.sampled]
     expected = appeared <= requests.time[:, None]
     assert 0 < expected.mean() < 1
     np.testing.assert_array_equal(extra.sampled_mask, expected)
+    assert Required(DATASET, SAMPLED).draw(requests, 4, 1).sampled_mask is None
 
 
 def test_history_negatives_stand_beside_real_events_only():
