@@ -27,7 +27,7 @@ from .plots import learning_curve
 from .progress import Progress
 from .settings import Settings
 from .step import TrainState, initial_state, make_step, parallel_step, replicate, shard
-from .unseen import averaged_tables, with_average_unseen
+from .unseen import unseen_weights, with_average_unseen
 
 
 @dataclasses.dataclass
@@ -168,7 +168,7 @@ class _Trainer:
         multiple_of: int = 1,
     ):
         self._settings, self._devices, self._multiple_of = settings, devices, multiple_of
-        self._averaged = averaged_tables(dataset)
+        self._averaged = unseen_weights(dataset)
         self._batches = TrainingBatches(
             dataset,
             batch_size=settings.batch_size or None,
