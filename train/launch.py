@@ -19,7 +19,6 @@ from .data.dataset import Dataset
 from .data.declaration import Columns
 from .data.event_log import Requests
 from .data.lines import OnBadRow
-from .data.required import index_for
 from .data.sources import absolute, open_source, still_there
 from .data.statistics import with_statistics
 from .defaults import ALL
@@ -107,10 +106,6 @@ def train(
             f"Model {model!r} finds items by {identity_field(whole).name!r}, which leave_out names."
         )
     config = defaults.model_config(model, dataset.schema, options)
-    if by is None:
-        index_for(dataset.log, module.requirements(config))  # Raises where fields do not suit it.
-    if not quiet:  # Now that nothing is wrong: what is refused is refused in one line.
-        inspection.say(dataset)
     folder = Path(out) if out is not None else run.free_folder(model, source)
     if by is not None:
         known = run.outline(load_run(evaluators[0]).saved.row_maps)

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from recjax.zoo.features import Field, transforms
-from recjax.zoo.features.transforms import robust
 
 NAN = np.nan
 
