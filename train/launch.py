@@ -101,8 +101,6 @@ def train(
     require_suitable(model, module, dataset)
     whole = dataset.schema
     dataset = prepared(dataset, chosen)
-    if not quiet:
-        inspection.say(dataset)
     if module.KIND == "retrieval" and identity_field(dataset.schema) != identity_field(whole):
         raise ValueError(
             f"Model {model!r} finds items by {identity_field(whole).name!r}, which leave_out names."

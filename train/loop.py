@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..zoo.contract import Batch, Model, Variables
-from . import checkpoints, run
+from . import checkpoints, inspection, run
 from .data.dataset import Dataset
 from .data.deduplicate import Pulled
 from .data.pipeline import TrainingBatches
@@ -105,6 +105,8 @@ def fit(
     trainer = _Trainer(model, config, dataset, settings, devices, math.lcm(devices, begun))
     _open(out, resume, name, config, settings, source, dataset)
     with run.forgotten_on_failure(out):
+        if not quiet:  # What is refused is refused before, in one line.
+            inspection.say(dataset)
         position = trainer.begin()
         if resume and checkpoints.steps(last):
             position = trainer.restore(out)

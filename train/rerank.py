@@ -21,7 +21,7 @@ from ..zoo.contract import Batch, Variables, served
 from ..zoo.rerank import generator as generators
 from ..zoo.rerank.last import seeds_of
 from ..zoo.rerank.rewards import Evaluators, Judge, judge_of, require_fit, upstream
-from . import checkpoints, run
+from . import checkpoints, inspection, run
 from .data import draws
 from .data.dataset import Dataset
 from .data.event_log import EventLog, Requests
@@ -193,6 +193,8 @@ def fit_generator(
         out, model=name, config=config, settings=settings, source=source, dataset=dataset
     )
     with run.forgotten_on_failure(out):
+        if not quiet:
+            inspection.say(dataset)
         started = time.perf_counter()
         variables = train_generator(
             config,

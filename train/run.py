@@ -126,7 +126,8 @@ def forgotten_on_failure(folder: Path) -> Iterator[None]:
         yield
     except Exception:
         if not (folder / "checkpoints").exists():
-            (folder / "config.json").unlink(missing_ok=True)
+            for name in ("config.json", "columns.json"):
+                (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / "rows", ignore_errors=True)
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()

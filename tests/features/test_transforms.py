@@ -97,3 +97,39 @@ def test_what_has_to_be_learnt_first():
     field = Field(name="f", role="user", kind="dense", transform="zscore")  # may be planned,
     with pytest.raises(ValueError, match="'zscore' has no parameters yet"):
         transforms.function(field.transform)  # but not used.
+
+
+def test_robust_learns_from_the_middle_of_the_values():
+    rng = np.random.default_rng(0)
+    values = rng.normal(3, 2, 100_000)
+    median, deviation = transforms.robust.fit(values)
+    assert median == pytest.approx(3, abs=0.03) and deviation == pytest.approx(2, rel=0.02)
+    # A tenth of the values says "unknown": whatever it is, it moves little, and is cut elsewhere.
+    for sentinel in (-1.0, 999_999.0, 1e12, -1e30, 3e38):
+        marked = np.where(rng.random(100_000) < 0.1, sentinel, values).astype(np.float32)
+        median, deviation = transforms.robust.fit(marked)
+        assert abs(median - 3) < 0.4 and 1.8 < deviation < 2.6
+    np.testing.assert_allclose(apply("robust(3, 2)", [3.0, 7.0, -1.0, NAN]), [0, 2, -2, 0])
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], (0, 1)),
+        ([7.1] * 9, (7.1, 1)),
+        ([0.1 + 0.2, 0.3, 0.3], (0.3, 1)),  # rounding errors are no spread
+        # Most are 0: the quantiles of 5 % and 95 % count, 3.29 deviations apart.
+        ([0] * 80 + [3.29] * 20, (0, 1)),
+        # Fewer than a twentieth differ: the standard deviation is left.
+        ([0] * 99 + [10], (0, np.sqrt(0.99))),
+        ([0, 1.349, 2.698], (1.349, 1)),
+    ],
+)
+def test_robust_by_hand(values, expected):
+    found = transforms.robust.fit(np.array(values, float))
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_robust_needs_a_deviation():
+    with pytest.raises(ValueError, match="robust: deviation must be > 0, got 0"):
+        transforms.function("robust(1, 0)")

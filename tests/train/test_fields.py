@@ -5,6 +5,7 @@ import pytest
 
 from recjax.train import launch
 from recjax.train.data import planted
+from recjax.train.data.declaration import Columns
 from recjax.train.data.errors import DataError
 from recjax.train.data.sources import open_source
 from recjax.train.run import RunError
@@ -144,8 +145,11 @@ def test_a_log_of_another_kind_of_time_is_refused(tmp_path):
         quiet=True,
     )
     write(2)
-    with pytest.raises(RunError, match="trained on events with a clock, .* has only an order"):
+    with pytest.raises(DataError, match="declared column 'timestamp' missing"):
         launch.evaluate_run(folder)
+    ids = Columns(tuple(c for c in Columns.load(folder / "columns.json") if c.role != "time"))
+    with pytest.raises(RunError, match="trained on events with a clock, .* has only an order"):
+        launch.evaluate_run(folder, columns=ids)
 
 
 def test_what_a_run_adds_can_be_inspected(capsys):

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from recjax.train import checkpoints, loop, run
+from recjax.train.data import events
+from recjax.train.data.errors import DataError
 from recjax.train.data.sources import open_source
 from recjax.train.defaults import model_config
 from recjax.train.launch import evaluate_run
@@ -172,18 +174,25 @@ def test_test_labels_are_never_seen_before_the_end(reference, data, config, tmp_
 
 
 def test_the_best_epoch_is_kept_and_patience_ends_a_run(data, config, tmp_path, monkeypatch):
-    scores = iter([0.6, 0.7, 0.65, 0.64, 0.9])
+    scores = iter([0.6, 0.7, 0.65, 0.64, 0.75, 0.9])
     block = {"auc": 0.0, "gauc": 0.5, "logloss": 0.4}
+    judged = []
 
     def scripted(*args, **kwargs):
-        requests = args[4]
+        variables, requests = args[2], args[4]
+        if requests is data.validation:
+            judged.append((np.asarray(variables["tables"]["item"]), "calibrations" in kwargs))
         return {**block, "auc": next(scores) if requests is data.validation else -1.0}
 
     monkeypatch.setattr(loop, "evaluate", scripted)
     settings = dataclasses.replace(SETTINGS, epochs=5, patience=2, batch_size=4096)
     results = fit(mlp, config, data, settings, tmp_path / "run", quiet=True)
     assert results["train"]["epochs"] == 4 and results["train"]["best_epoch"] == 2
-    assert results["validation"]["auc"] == 0.7
+    # At the end the best is judged once more, calibrated.
+    assert results["validation"]["auc"] == 0.75
+    assert [calibrated for _, calibrated in judged] == [False] * 4 + [True]
+    same = [np.array_equal(judged[-1][0], table) for table, _ in judged[:4]]
+    assert same == [False, True, False, False]
     assert [p.name for p in (tmp_path / "run/checkpoints/best").iterdir()] == ["2"]
 
 
@@ -260,6 +269,9 @@ def test_a_checkpoint_of_another_schema_names_the_difference(reference, tmp_path
         "user_id,item_id\n" + "".join(f"{u},{i}\n" for u in range(4) for i in range(u, u + 5))
     )
     with pytest.raises(run.RunError, match=r"another schema.*field candidate.category: .*absent"):
+        evaluate_run(folder, dataset=events.load(log))
+    # A file is read by the run's own declaration: it lacks these before it can differ.
+    with pytest.raises(DataError, match=r"declared columns 'user_segment', .*'price' missing"):
         evaluate_run(folder, source=f"events:{log}")
 
 

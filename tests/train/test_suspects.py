@@ -83,6 +83,14 @@ def test_the_buyer_s_own_city_stands_in_the_history():
     assert "(whether it stood in the history: AUC 0.9" in found
 
 
+def test_rare_values_are_judged_on_other_requests_than_they_were_counted_on():
+    """Of values that hardly any two candidates share, each knows its own label."""
+    item = np.random.default_rng(1).permutation(10_000)
+    titles = [f"t{k // 2}" for k in range(10_000)]
+    user = np.repeat(np.arange(200), 50)
+    assert suspects(dataset_of([("title", titles)], user=user, item=item, size=10_000)) == []
+
+
 def test_a_second_id_is_named():
     dataset = dataset_of([("title", [f"t{k}" for k in range(300)])])
     (found,) = suspects(dataset)
