@@ -16,7 +16,7 @@ import pyarrow.compute
 
 from .declaration import Clock, Column, Columns, Events, guess, named, read_clock
 from .declaration.columns import FEATURES
-from .declaration.guess import replaced
+from .declaration.guess import codes_of, replaced
 from .declaration.values import is_list, read_values
 from .encoding import ITEM_DIM, Attribute
 from .errors import DataError
@@ -142,8 +142,12 @@ def read_declared(
     raw = raw or read_table(where, names=names)
     notes, declared = list(raw.notes), columns is not None
     if columns is None:
-        settled = [*known, *(c for c in named(raw.table) if c.name not in {k.name for k in known})]
         _check_names(path, raw.table.column_names)
+        try:
+            by_name = named(raw.table)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        settled = [*known, *(c for c in by_name if c.name not in {k.name for k in known})]
     else:
         settled = list(_present(path, raw.table, columns, notes))
     roles = {column.role: column for column in settled}
@@ -254,7 +258,7 @@ def _complete(table: DeclaredTable, bad: "_Bad", declared: bool) -> DeclaredTabl
         clock=clock,
         parts=None if table.parts is None else table.parts[rows],
     )
-    endless = np.zeros(len(rows), bool)
+    endless, notes = np.zeros(len(rows), bool), []
     for column in columns:
         if column.role not in FEATURES:
             continue
@@ -265,10 +269,34 @@ def _complete(table: DeclaredTable, bad: "_Bad", declared: bool) -> DeclaredTabl
             reason = f"{column.name} must be a number within float32, got {value}"
             bad.add_row(int(rows[at]), reason)
         if read.odd and declared:
-            table.notes.append(_odd(column, read.odd))
+            notes.append(_odd(column, read.odd))
+        if declared or column.why == "name":
+            notes += _unlike_declared(column, read.values, done)
     if endless.any():
         return _complete(table, bad, declared)
+    table.notes.extend(notes)
     return done
+
+
+def _unlike_declared(column: Column, values: pa.Array, table: DeclaredTable) -> list[str]:
+    """What a column that nobody guessed from its values holds, unlike what it is said to be."""
+    if len(values) and values.null_count == len(values):
+        return [f"column {column.name!r}: no value at all"]
+    if column.per not in ("user", "item"):
+        return []
+    owner, code = getattr(table, column.per), codes_of(values)
+    there = code >= 0
+    owner, code = owner[there], code[there]
+    first = np.zeros(int(owner.max(initial=-1)) + 1, np.int64)
+    first[owner[::-1]] = code[::-1]
+    count = len(np.unique(owner[first[owner] != code]))
+    if not count:
+        return []
+    who = f"1 {column.per} has" if count == 1 else f"{count} {column.per}s have"
+    return [
+        f"column {column.name!r}: {who} several values: the first one is read "
+        '("per": "event" reads each as of its event)'
+    ]
 
 
 def _odd(column: Column, count: int) -> str:
@@ -374,7 +402,7 @@ def _in_file_order(columns: Columns, names: list[str]) -> Columns:
 
 def _missing(path: Path, role: str, table: pa.Table) -> str:
     names = table.column_names
-    near = difflib.get_close_matches(role, names, 1, 0.5)
+    near = difflib.get_close_matches(role, [n for n in names if n not in _REQUIRED], 1, 0.5)
     hint = f" Is it {near[0]!r}?" if near else ""
     return (
         f"{path}: column {role!r} is missing; found {', '.join(names)}.{hint} Rename it, or "

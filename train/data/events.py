@@ -28,7 +28,7 @@ from .declaration.values import as_numbers, read_values
 from .declared_table import DeclaredTable, read_declared, read_parts
 from .errors import DataError
 from .files import read_table
-from .impression_columns import LABEL, LABEL_NAMES
+from .impression_columns import LABEL, LABEL_NAMES, flags_or_numbers
 from .interactions import Interactions
 from .lines import OnBadRow
 from .protocol import POPULARITY, UNIFORM, Protocol
@@ -124,8 +124,14 @@ def _interactions(table: DeclaredTable, protocol: Protocol) -> Interactions:
         events = (dataclasses.replace(attribute, name="behavior"), *events)
     ratings = None
     if rating is not None:
-        numbers = as_numbers(table.table[rating.name].combine_chunks())[0]
-        ratings = numbers.fill_null(float("nan")).to_numpy(zero_copy_only=False)
+        values = table.table[rating.name].combine_chunks()
+        ratings = flags_or_numbers(values)
+        there = values.drop_null()
+        if protocol.min_rating and len(there) and np.isnan(ratings).all():
+            raise DataError(
+                f"{table.path}: column {rating.name!r} holds no numbers (it says "
+                f"{there[0].as_py()!r}), so min_rating cannot choose among them."
+            )
     item_ids, negatives = table.item_ids, None
     if protocol.evaluation_negatives not in (UNIFORM, POPULARITY):
         item_ids, negatives = _given(table, protocol.evaluation_negatives)
@@ -160,7 +166,13 @@ def _interactions(table: DeclaredTable, protocol: Protocol) -> Interactions:
 
 def _given(table: DeclaredTable, path: str) -> tuple[pa.Array, tuple[np.ndarray, np.ndarray]]:
     """All item ids, those of a file of pairs among them, and the pairs as indices."""
-    raw = read_table(path).table
+    try:
+        raw = read_table(path).table
+    except DataError as error:
+        raise DataError(
+            f"evaluation_negatives must be {UNIFORM}, {POPULARITY} or a file of pairs of user and "
+            f"item: {error}"
+        ) from error
     ids = []
     for role in ("user_id", "item_id"):
         column = table.columns.one(role)

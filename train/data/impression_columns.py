@@ -40,6 +40,7 @@ _FUNNEL = (
     ("conversion", "convert", "cvr", "ctcvr", "buy", "purchase", "pay", "payment"),
 )
 _DAY = 86_400
+_FEW_WRONG = 0.1
 _OUTCOME = "is what came of the row: declare it, if it is not"
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -120,6 +121,8 @@ def good_rows(
             numbers = flags_or_numbers(values)
             top, rule = (1.0, "within [0, 1]") if column.role == LABEL else (_LARGEST, ">= 0")
             wrong = ~((numbers >= 0) & (numbers <= top))
+            if column.role == LABEL:
+                _check_scale(path, column, values, wrong & ~blank)
         for row in np.flatnonzero(wrong & fine & ~blank):
             value = values[int(row)].as_py()
             reason = f"{column.name} must be a number {rule}, got {value!r}"
@@ -138,6 +141,18 @@ def good_rows(
         [(name, int(count)) for (name, _), count in zip(raw.parts, counts, strict=True)],
     )
     return kept, None if part is None else part[fine]
+
+
+def _check_scale(path: str, column: Column, values: pa.Array, wrong: np.ndarray) -> None:
+    """Raises DataError for labels on a scale of their own: to skip rows would not mend them."""
+    wrong = wrong & values.is_valid().to_numpy(zero_copy_only=False)
+    if wrong.sum() <= _FEW_WRONG * len(wrong):
+        return
+    seen = sorted(map(str, values.drop_null().unique().slice(0, 4).to_pylist()))
+    raise DataError(
+        f"{path}: column {column.name!r} must hold labels within [0, 1], got {', '.join(seen)}, "
+        "...; write 1 for what had an effect and 0 for what had none."
+    )
 
 
 def grouped(

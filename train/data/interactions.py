@@ -159,6 +159,9 @@ def build(
     for x in raw.changing_users:
         value, missing = column(x, ("context",)), encoder.missing("context", x.name)
         context[x.name] = last_of_user(value, seconds, log, missing)
+    own_parts, own_ids = raw.part, user_ids
+    if raw.user_ids is not None:
+        own_ids = raw.user_ids.take(pa.array(user_ids))
     given, tasks = _given(raw, catalogue, user_ids), protocol.tasks or (task,)
     # Else what nobody reads any more would be held to the end.
     del raw, order, item, column
@@ -181,7 +184,8 @@ def build(
     # Before the requests of training, which are many: what tells untouched items is large.
     try:
         untouched = draws.UntouchedItems(log)
-        judged = _Judged(untouched, log, protocol, columns.count(log.item[for_training]), given)
+        popularity = columns.count(log.item[for_training])
+        judged = _Judged(untouched, log, protocol, popularity, given, own_ids)
         validation, test = (
             judged(split, targets(chosen[split]), chosen[split]) for split in (VALIDATION, TEST)
         )
@@ -191,7 +195,9 @@ def build(
     requests = {"train": targets(train), "validation": validation, "test": test}
     for split, some in requests.items():
         if not len(some):
-            raise DataError(f"{name}: no event is left for {split} (split={protocol.split}).")
+            raise DataError(
+                f"{name}: no event is left for {split} ({_how(protocol, log, own_parts)})."
+            )
     appeared = np.full(log.num_items, draws.NEVER)
     np.minimum.at(appeared, log.item[for_training], log.time[for_training])
     complete: Callable[[Requests], Requests] = lambda requests: requests
@@ -275,9 +281,10 @@ def _chosen_events(
     counts = columns.count(raw.user[order][labels.is_target[order]])
     everyone = int(np.count_nonzero(columns.count(raw.user)))
     if counts.max(initial=0) < protocol.min_events:
+        only = f" rated {protocol.min_rating:g} or more" if protocol.min_rating else ""
         raise DataError(
-            f"{name}: every user has fewer than {protocol.min_events} events ({len(order)} events "
-            f"of {everyone} users): nothing to train, validate and test on."
+            f"{name}: every user has fewer than {protocol.min_events} events{only} ({len(order)} "
+            f"events of {everyone} users): nothing to train, validate and test on."
         )
     kept = np.zeros(int(raw.user.max(initial=0)) + 1, bool)
     kept[: len(counts)] = counts >= protocol.min_events
@@ -295,6 +302,19 @@ def _chosen_events(
             "compare theirs with."
         )
     return order
+
+
+def _how(protocol: Protocol, log: EventLog, given: np.ndarray | None) -> str:
+    """What decided which events are for training, validation and test, with what would help."""
+    if given is not None:
+        return (
+            "files of one's own are for training, validation and test in this order, later ones "
+            "hold later events of the same users, and no row stands in two of them"
+        )
+    if protocol.split != "time":
+        return f"split={protocol.split}"
+    at = ", ".join(f"{moment:.0f}" for moment in protocol.split_at) or "80 % and 90 %"
+    return f"split=time at {at}; the times are {log.time.min()} to {log.time.max()}"
 
 
 def _named(raw: Interactions, users: list[int]) -> str:
@@ -410,8 +430,10 @@ class _Judged:
         protocol: Protocol,
         popularity: np.ndarray,
         given: tuple[np.ndarray, np.ndarray] | None,
+        user_ids: Any,
     ):
         self._untouched, self._log, self._given = untouched, log, given
+        self._user_ids = user_ids
         self._proposal: draws.Proposal = draws.Everything(log.num_items)
         if protocol.evaluation_negatives == POPULARITY:
             self._proposal = draws.ByCount(popularity)
@@ -425,7 +447,7 @@ class _Judged:
     def __call__(self, split: int, requests: Requests, index: np.ndarray) -> Requests:
         """The requests of one split; `index` says of which events they are."""
         if self._given is not None:
-            return with_candidates(requests, *self._given)
+            return with_candidates(requests, *self._given, lambda user: self._user_ids[user])
         # A user who is asked once is told by their number, whatever else the log holds.
         once = len(np.unique(requests.user)) == len(requests)
         address = self._fingerprint, split, requests.user if once else index

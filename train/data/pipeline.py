@@ -5,7 +5,7 @@ batches. Shapes: `B` requests, `L` history events, `C` candidates; batch sizes c
 candidates.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
 import functools
 from typing import Any, NamedTuple
@@ -206,12 +206,18 @@ def with_negatives(requests: Requests, negative: np.ndarray, *address: Any) -> R
     )
 
 
-def with_candidates(requests: Requests, user: np.ndarray, item: np.ndarray) -> Requests:
+def with_candidates(
+    requests: Requests,
+    user: np.ndarray,
+    item: np.ndarray,
+    name: Callable[[int], Any] = "number {} of the log".format,
+) -> Requests:
     """Adds given items of label 0 to requests of one positive, which stands first.
 
     Args:
       requests: of one candidate each.
       user, item: (P,) pairs; a request gets all items of its user but its own candidate.
+      name: of a user, for the message.
 
     Raises:
       ValueError: a user of the requests has no other item.
@@ -226,9 +232,10 @@ def with_candidates(requests: Requests, user: np.ndarray, item: np.ndarray) -> R
     more = np.where(more == requests.candidate, -1, more).astype(np.int32)
     lonely = np.flatnonzero(~(more >= 0).any(axis=1)) if width else np.arange(len(requests))
     if len(lonely):
+        first = int(requests.user[lonely[0]])
         raise ValueError(
-            f"evaluation_negatives: {len(lonely)} targets have no given item, first that of user "
-            f"{requests.user[lonely[0]]} of the log."
+            f"evaluation_negatives: {len(lonely)} targets have no given item beside their own, "
+            f"first that of user {name(first)}."
         )
     candidate = np.concatenate([requests.candidate, more], axis=1)
     empty = np.zeros(more.shape, np.float32)

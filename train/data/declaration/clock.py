@@ -22,6 +22,15 @@ _RECENT = 631_152_000
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _DAY = 86_400
+# Moments written as digits: what they are multiplied and divided by to have seconds, as 14 digits.
+# No unit since 1970 has as many digits in the years that logs are of.
+_FORMS = (
+    ("yyyymmddhhmmss", 1, 1),
+    ("yyyymmddhhmm", 10**2, 1),
+    ("yyyymmddhh", 10**4, 1),
+    ("yyyymmddhhmmss and milliseconds", 1, 10**3),
+)
+_FIRST_MOMENT, _LAST_MOMENT = 19700101_000000, 21001231_235959
 _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 _WHOLE = r"^\s*[+-]?\d{1,19}(\.\d*)?\s*$"
 _ISO = (
@@ -29,6 +38,7 @@ _ISO = (
     r"\s*(Z|[+-]\d{2}(:?\d{2})?)?$"
 )
 _ZONE = r"(:\d{2}|T\d{2}| \d{2})\s*(Z|[+-]\d{2}(:?\d{2})?)$"
+_READ = "times are seconds or a finer unit since 1970, or ISO 8601 such as 2020-10-02 21:26:40"
 _NO_TIME = np.iinfo(np.int64).min
 
 
@@ -56,12 +66,22 @@ def read_clock(values: pa.Array, unit: str | None = None) -> Clock:
     Numbers (integers, floats, text), ISO 8601 texts with or without a time of day, fraction and
     zone (without one it is UTC), `yyyymmdd` days, Arrow dates and timestamps.
     """
+    clock = _read(values, unit)
+    all_wrong = len(values) and len(clock.bad) == len(values) and not values.null_count
+    if not all_wrong or unit in ("ms", "us", "ns"):  # Of these, the reasons name the unit.
+        return clock
+    # Where all are wrong, something else is meant: what would be read is said.
+    rule = _READ if unit is None else f"the times are declared as {_NAMES.get(unit, unit)}"
+    return clock._replace(bad={row: f"{reason}; {rule}" for row, reason in clock.bad.items()})
+
+
+def _read(values: pa.Array, unit: str | None) -> Clock:
     kind = values.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         has_clock = unit != "order"
-        return _clock(
-            values, _floored(values), values.is_null(), unit or "iso", "", has_clock=has_clock
-        )
+        seconds, wrong = _floored(values), values.is_null().to_numpy(zero_copy_only=False)
+        wrong = _with_strange(seconds, wrong)
+        return _clock(values, seconds, wrong, unit or "iso", "", has_clock=has_clock)
     if pa.types.is_string(kind):
         return _read_text(values, unit)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
@@ -95,7 +115,7 @@ def looks_like_epoch(values: pa.Array) -> bool:
     for per in _PER_SECOND.values():
         if (numbers >= 630_000_000 * per).all() and (numbers < 4_102_444_800 * per).all():
             return True
-    return bool(_is_day(numbers).all())
+    return bool(_is_day(numbers).all() or (_moments(numbers)[0] != _NO_TIME).all())
 
 
 def _read_text(values: pa.Array, unit: str | None) -> Clock:
@@ -103,7 +123,7 @@ def _read_text(values: pa.Array, unit: str | None) -> Clock:
     iso = _matches(_tidy(values), _ISO)
     if unit in (None, "iso") and iso.sum() > numeric.sum():
         seconds = _parse_iso(_tidy(values), iso)
-        wrong = seconds == _NO_TIME
+        wrong = _with_strange(seconds, seconds == _NO_TIME)
         return _clock(values, seconds, wrong, "iso", "ISO dates and times, UTC if no zone")
     numbers, odd = _whole(values)
     return _read_numbers(values, numbers, odd, unit)
@@ -119,11 +139,11 @@ def _read_numbers(
         seconds = _days(numbers)
         wrong = odd | (seconds == _NO_TIME)
         return _clock(values, seconds, wrong, "yyyymmdd", "days as yyyymmdd")
-    moments = _moments(there)
+    moments, form = _moments(there)
     if unit == "iso" or (unit is None and len(there) and (moments != _NO_TIME).mean() > 0.5):
         seconds = np.full(len(numbers), _NO_TIME)
         seconds[~odd] = moments
-        return _clock(values, seconds, odd | (seconds == _NO_TIME), "iso", "yyyymmddhhmmss")
+        return _clock(values, seconds, odd | (seconds == _NO_TIME), "iso", form)
     of = {name: _within(there, per) for name, per in _PER_SECOND.items()}
     counts = {name: int(np.count_nonzero(some)) for name, some in of.items()}
     found = unit or max(counts, key=lambda name: counts[name])
@@ -162,9 +182,22 @@ def _clock(
         bad[int(row)] = (
             "timestamp is missing"
             if shown is None
-            else f"timestamp must be a time{what}, got {reprlib.repr(shown)}"
+            else f"timestamp must be a time{what}, got {_shown(shown)}"
         )
     return Clock(np.where(wrong, 0, seconds).astype(np.int64), bad, unit, has_clock, note)
+
+
+def _shown(value: Any) -> str:
+    """A value as its file shows it, not as Python does."""
+    return str(value) if hasattr(value, "isoformat") else reprlib.repr(value)
+
+
+def _with_strange(seconds: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """The wrong ones, and dates that stand for "unknown" among times of today: 1970-01-01."""
+    usual = _within(seconds, 1)
+    if 2 * np.count_nonzero(usual & ~wrong) <= np.count_nonzero(~wrong):
+        return wrong
+    return wrong | ~usual
 
 
 def _within(numbers: np.ndarray, per: int) -> np.ndarray:
@@ -228,13 +261,23 @@ def _is_day(numbers: np.ndarray) -> np.ndarray:
     return _days(numbers) != _NO_TIME
 
 
-def _moments(numbers: np.ndarray) -> np.ndarray:
-    """Seconds of moments written yyyymmddhhmmss; `_NO_TIME` for other numbers."""
+def _moments(numbers: np.ndarray) -> tuple[np.ndarray, str]:
+    """Seconds of moments written as digits, as far as the hour or further, and how.
+
+    The form is the one of `_FORMS` that most numbers have; others are `_NO_TIME`.
+    """
+    found = [(_in_form(numbers, times, per), form) for form, times, per in _FORMS]
+    return max(found, key=lambda one: np.count_nonzero(one[0] != _NO_TIME))
+
+
+def _in_form(numbers: np.ndarray, times: int, per: int) -> np.ndarray:
     result = np.full(len(numbers), _NO_TIME)
-    some = np.flatnonzero((numbers >= 19700101_000000) & (numbers <= 21001231_235959))
-    clock = numbers[some] % 10**6
+    low, high = _FIRST_MOMENT * per // times, (_LAST_MOMENT + 1) * per // times
+    some = np.flatnonzero((numbers >= low) & (numbers <= high))
+    moment = numbers[some] * times // per
+    clock = moment % 10**6
     hour, minute, second = clock // 10_000, clock // 100 % 100, clock % 100
-    days = _days(numbers[some] // 10**6)
+    days = _days(moment // 10**6)
     fine = (days != _NO_TIME) & (hour < 24) & (minute < 60) & (second < 60)
     result[some[fine]] = (days + hour * 3600 + minute * 60 + second)[fine]
     return result

@@ -41,6 +41,7 @@ _SUPPORT, _FEWEST, _COINCIDENCE = 0.01, 2, 0.2
 _STEADY, _FEWEST_CHANGING = 0.5, 20
 _UNIQUE, _FEWEST_UNIQUE = 0.9, 20
 _OUTCOME = "differs from event to event and may be its outcome: declare it, if it is not"
+_CLOCK = "looks like a time; if it is the clock: rename it to timestamp, or declare it"
 
 
 class Events(NamedTuple):
@@ -123,8 +124,7 @@ def _guess_one(
     if values.null_count == len(values):
         return ignored("is empty")
     if looks_like_time(values) or (_named_like_time(name) and looks_like_epoch(values)):
-        remedy = "a feature" if has_time else "the clock: rename it to timestamp, or"
-        return ignored(f"looks like a time; if it is {remedy} declare it")
+        return ignored("looks like a time; if it is a feature declare it" if has_time else _CLOCK)
     read = kind_of(values)
     if isinstance(read, str):
         return ignored(read)
@@ -167,6 +167,8 @@ def _guess_one(
     if best and steady[best] >= _STEADY and read["kind"] in ("id", "number"):
         why = f"changes; {steady[best]:.0%} like the {best}'s last value: read as of the event"
         return column(best, why, per="event")
+    if not has_time and looks_like_epoch(values):
+        return ignored(_CLOCK)
     return ignored(_OUTCOME)
 
 
@@ -261,7 +263,7 @@ def _kind_of_lists(lists: pa.Array, separator: str | None) -> dict[str, Any] | s
 
 
 def _separator(texts: pa.Array) -> str | None:
-    """`|` if it splits texts into parts that are used again, `[]` if all are written lists."""
+    """`|` if it splits texts into numbers or parts used again, `[]` if all are written lists."""
     distinct = texts.drop_null().unique()
     sample = distinct.slice(0, 1000).to_pylist()
     if sample and all(text.startswith("[") and text.endswith("]") for text in sample):
@@ -270,7 +272,7 @@ def _separator(texts: pa.Array) -> str | None:
     if not pc.any(pc.match_substring(distinct, "|"), min_count=0).as_py():
         return None
     parts = pc.split_pattern(distinct, "|").flatten()
-    return "|" if len(parts.unique()) < len(parts) else None
+    return "|" if len(parts.unique()) < len(parts) or is_fraction(parts) else None
 
 
 def _id_of(values: pa.Array) -> dict[str, Any]:

@@ -39,13 +39,16 @@ _ODD_NUMBERS = (
 def cleaned(path: Path, table: pa.Table, notes: list[str]) -> pa.Table:
     """The same columns without padding, null where a column of numbers or dates says NULL.
 
+    Columns that are no text are as they are meant.
+
     Raises:
       DataError: numbers with decimal commas or thousands separators: they would be read as words.
     """
     columns = []
     for name, column in zip(table.column_names, table.columns, strict=True):
-        column = _without_nothing(name, _without_padding(name, column, notes), notes)
-        _check_numbers(path, name, column)
+        if pa.types.is_string(column.type):
+            column = _without_nothing(name, _without_padding(name, column, notes), notes)
+            _check_numbers(path, name, column)
         columns.append(column)
     return pa.table(columns, names=table.column_names)
 

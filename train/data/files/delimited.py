@@ -171,6 +171,13 @@ def _named(
         )
     if fields == names:
         return names, True
+    moved = [name for at, name in enumerate(names) if name in fields and fields[at] != name]
+    if moved:
+        raise DataError(
+            f"{path}: the first line already names column {moved[0]!r}, in another place than the "
+            f"given names do ({', '.join(names)}); leave the names out, or name the columns in the "
+            f"order of the file ({', '.join(fields)})."
+        )
     is_value = lambda text: bool(_VALUE.fullmatch(text.strip()))
     below = [[row[at] for row in rows if row[at].strip()] for at in range(len(names))]
     if not any(map(is_value, fields)) and any(b and all(map(is_value, b)) for b in below):

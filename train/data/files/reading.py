@@ -18,6 +18,7 @@ from .archives import (
     read_buffer,
     require_file,
 )
+from .cleaning import cleaned
 from .columnar import MAGIC, read_columnar
 from .delimited import read_delimited
 from .json_lines import is_json, read_json
@@ -150,6 +151,7 @@ def _read(path: Path, names: Sequence[str] | None, notes: list[str]) -> RawTable
         if names is not None:
             raise _named_already(path, "JSON", names)
         table, lines, bad = read_json(path, text, notes)
+        table = cleaned(path, table, notes)
     else:
         table, lines, bad = read_delimited(path, text, names, notes)
     if not table.num_rows and not bad:
@@ -160,6 +162,7 @@ def _read(path: Path, names: Sequence[str] | None, notes: list[str]) -> RawTable
 def _columnar(path: Path, form: str, names: Sequence[str] | None, notes: list[str]) -> RawTable:
     packed = not path.is_file() or _is_packed(path)
     table = read_columnar(path, read_buffer(path) if packed else path, form, notes)
+    table = cleaned(path, table, notes)
     if names is not None and list(names) != table.column_names:
         raise _named_already(path, "Parquet" if form == "parquet" else "Arrow", names)
     rows = table.num_rows

@@ -1,0 +1,197 @@
+"""Files as people have them, in forms that no documentation lists."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from recjax.train.data import events, impressions
+from recjax.train.data.declaration import read_clock
+from recjax.train.data.errors import DataError
+from recjax.train.data.protocol import Protocol
+
+USERS, PER, ITEMS = 30, 12, 40
+START = 1_600_000_000
+
+
+def log(**more):
+    """Events of 30 users with 40 items, an hour apart; columns by name."""
+    random = np.random.default_rng(0)
+    size = USERS * PER
+    item = random.integers(0, ITEMS, size)
+    time = START + random.permutation(size) * 3600
+    user = np.repeat(np.arange(USERS), PER) + 1
+    columns = {"user_id": user, "item_id": item + 100, "timestamp": time}
+    return columns | {name: make(columns) for name, make in more.items()}
+
+
+def csv(path, columns):
+    rows = zip(*columns.values(), strict=True)
+    lines = [",".join(columns), *(",".join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def parquet(path, columns):
+    pyarrow.parquet.write_table(pa.table({k: pa.array(v) for k, v in columns.items()}), path)
+    return path
+
+
+def jsonl(path, columns):
+    rows = zip(*(np.asarray(values).tolist() for values in columns.values()), strict=True)
+    lines = (json.dumps(dict(zip(columns, row, strict=True))) for row in rows)
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [("%Y%m%d%H%M%S", 1), ("%Y%m%d%H%M", 60), ("%Y%m%d%H", 3600), ("%Y%m%d%H%M%S987", 1)],
+)
+@pytest.mark.parametrize("write", [csv, parquet])
+def test_moments_written_as_digits_are_times(tmp_path, text, cut, write):
+    moments = np.array([START + 90_061 * n for n in range(8)])
+    digits = pa.compute.strftime(pa.array(moments, pa.timestamp("s")), text).to_pylist()
+    numbers = {"timestamp": [int(x) for x in digits]}
+    assert "yyyymmddhh" in read_clock(pa.array(numbers["timestamp"])).note
+    for values in (digits, numbers["timestamp"]):
+        clock = read_clock(pa.array(values))
+        assert clock.bad == {} and clock.has_clock
+        assert clock.seconds.tolist() == (moments // cut * cut).tolist()
+    columns = {"user_id": [1, 1, 1, 1, 2, 2, 2, 2], "item_id": [1, 2, 3, 4, 5, 6, 7, 8], **numbers}
+    dataset = events.load(write(tmp_path / "log.any", columns))
+    assert dataset.log.time.tolist() == (moments // cut * cut).tolist()
+
+
+@pytest.mark.parametrize("odd", [0, -1, -2_208_988_800, 253_402_214_400])
+def test_dates_that_stand_for_unknown_are_bad_rows_in_every_form(odd):
+    """0, -1, 1900-01-01 and 9999-12-31, as numbers, texts, dates and timestamps."""
+    moments = [START, START + 5, odd, START + 9]
+    texts = [str(np.datetime64(x, "s")) for x in moments]
+    forms = [pa.array(moments), pa.array(texts), pa.array(moments, pa.timestamp("s"))]
+    forms += [pa.array(moments, pa.timestamp("s")).cast(pa.date32(), safe=False)]
+    for values in forms:
+        assert list(read_clock(values).bad) == [2], values.type
+    old = read_clock(pa.array(["1955-01-01", "1956-01-01", "1969-12-31"]))
+    assert old.bad == {}  # All are old: none stands for unknown.
+
+
+def test_times_in_no_known_form_say_what_is_read(tmp_path):
+    columns = log(timestamp=lambda c: ["10/02/2020 21:26"] * len(c["user_id"]))
+    with pytest.raises(DataError, match="got '10/02/2020 21:26'; times are seconds or .* ISO 8601"):
+        events.load(csv(tmp_path / "log.csv", columns))
+
+
+@pytest.mark.parametrize("write", [csv, parquet, jsonl])
+def test_padding_around_numbers_makes_no_other_ids(tmp_path, write):
+    padded = lambda c: [f" {x} " if n % 2 else str(x) for n, x in enumerate(c["item_id"])]
+    plain = events.load(csv(tmp_path / "plain.csv", log()))
+    suffix = {csv: "csv", parquet: "parquet", jsonl: "jsonl"}[write]
+    dataset = events.load(write(tmp_path / f"log.{suffix}", log(item_id=padded)))
+    assert dataset.schema.hash == plain.schema.hash
+    np.testing.assert_array_equal(dataset.log.item, plain.log.item)
+    assert any("spaces around its values" in note for note in dataset.notes)
+
+
+@pytest.mark.parametrize("write", [parquet, jsonl])
+def test_decimal_commas_are_refused_in_every_format(tmp_path, write):
+    commas = lambda c: [f"{x},5" for x in c["item_id"]]
+    path = tmp_path / f"log.{'parquet' if write is parquet else 'jsonl'}"
+    with pytest.raises(DataError, match="decimal commas"):
+        events.load(write(path, log(price=commas)))
+
+
+def test_seconds_under_any_name_are_said_where_there_is_no_clock(tmp_path):
+    columns = log()
+    columns["visited"] = columns.pop("timestamp")
+    dataset = events.load(csv(tmp_path / "log.csv", columns))
+    assert "if it is the clock: rename it to timestamp" in dataset.columns.get("visited").why
+
+
+def test_the_file_is_named_where_a_columns_name_is_taken(tmp_path):
+    with pytest.raises(DataError, match="log.csv: column 'context_time' must be renamed"):
+        events.load(csv(tmp_path / "log.csv", log(context_time=lambda c: c["item_id"] % 7)))
+
+
+def test_the_other_id_is_no_hint_for_a_missing_one(tmp_path):
+    columns = log()
+    columns["product"] = columns.pop("item_id")
+    with pytest.raises(DataError, match="column 'item_id' is missing") as error:
+        events.load(csv(tmp_path / "log.csv", columns))
+    assert "Is it 'user_id'" not in str(error.value)
+
+
+def test_numbers_joined_by_a_bar_are_vectors_though_no_number_repeats(tmp_path):
+    vector = lambda c: [f"{x / 7:.3f}|{x / 3:.3f}" for x in c["item_id"]]
+    dataset = events.load(csv(tmp_path / "log.csv", log(embedding=vector)))
+    column = dataset.columns.get("embedding")
+    assert (column.kind, column.width) == ("vector", 2)
+
+
+def test_names_that_swap_the_columns_of_a_header_are_refused(tmp_path):
+    path = csv(tmp_path / "log.csv", log())
+    with pytest.raises(DataError, match="already names column 'item_id', in another place"):
+        events.load(path, names=["item_id", "user_id", "timestamp"])
+    dataset = events.load(path, names=["user_id", "item_id", "timestamp"])
+    assert dataset.log.num_users == USERS
+
+
+def test_a_declared_column_that_changes_or_is_empty_is_said(tmp_path):
+    brand = lambda c: [f"b{x % 6}" for x in c["item_id"]]
+    first = events.load(csv(tmp_path / "log.csv", log(brand=brand)))
+    assert first.notes == ()
+    other = log(brand=brand)
+    other["brand"][:2] = ["b8", "b9"]
+    dataset = events.load(csv(tmp_path / "next.csv", other), columns=first.columns)
+    assert dataset.notes == (
+        'column \'brand\': 2 items have several values: the first one is read ("per": "event" '
+        "reads each as of its event)",
+    )
+    none = csv(tmp_path / "none.csv", log(brand=lambda c: [""] * len(c["user_id"])))
+    assert "column 'brand': no value at all" in events.load(none, columns=first.columns).notes
+
+
+def test_a_category_that_changes_is_said(tmp_path):
+    changing = lambda c: np.arange(len(c["user_id"])) % 9
+    dataset = events.load(csv(tmp_path / "log.csv", log(category_id=changing)))
+    assert any("'category_id': " in x and "have several values" in x for x in dataset.notes)
+
+
+def test_ratings_that_are_truth_values_or_words(tmp_path):
+    liked = lambda c: [str(n % 3 > 0) for n in range(len(c["user_id"]))]
+    path = csv(tmp_path / "log.csv", log(rating=liked))
+    dataset = events.load(path, protocol=Protocol(min_rating=1.0))
+    assert dataset.facts["events rated below 1 left out"] == USERS * PER // 3
+    words = csv(tmp_path / "words.csv", log(rating=lambda c: ["4 stars"] * len(c["user_id"])))
+    with pytest.raises(DataError, match="'rating' holds no numbers .it says '4 stars'."):
+        events.load(words, protocol=Protocol(min_rating=1.0))
+    with pytest.raises(DataError, match="fewer than 3 events rated 9 or more"):
+        events.load(path, protocol=Protocol(min_rating=9.0))
+
+
+def test_evaluation_negatives_name_what_they_may_be_and_users_by_their_own_ids(tmp_path):
+    path = csv(tmp_path / "log.csv", log())
+    with pytest.raises(DataError, match="must be uniform, popularity or a file of pairs .* Popul"):
+        events.load(path, protocol=Protocol(evaluation_negatives="Popularity"))
+    few = {"user_id": np.arange(1, 11), "item_id": np.arange(100, 110)}
+    given = str(csv(tmp_path / "few.csv", few))
+    with pytest.raises(DataError, match="targets have no given item .* first that of user 11"):
+        events.load(path, protocol=Protocol(evaluation_negatives=given))
+
+
+def test_moments_that_split_nothing_are_shown_beside_the_times(tmp_path):
+    path = csv(tmp_path / "log.csv", log())
+    milliseconds = (START * 1000.0, START * 1000.0 + 1)
+    with pytest.raises(DataError, match="split=time at 16000.*; the times are 1600000000 to 16"):
+        events.load(path, protocol=Protocol(split="time", split_at=milliseconds))
+    with pytest.raises(DataError, match="training, validation and test in this order"):
+        events.load(f"{path},{path},{path}")
+
+
+@pytest.mark.parametrize("scale", [(-1, 1), ("no", "yes"), (1, 5)])
+def test_labels_on_another_scale_are_no_rows_to_skip(tmp_path, scale):
+    columns = log(label=lambda c: [scale[n % 2] for n in range(len(c["user_id"]))])
+    with pytest.raises(DataError, match="must hold labels within .0, 1., got .* write 1 for"):
+        impressions.load(csv(tmp_path / "log.csv", columns), on_bad_row="skip")
