@@ -96,6 +96,8 @@ def train(
     if out is not None and not resume:
         run.require_free(Path(out), _RESUME)
     by = load_evaluators(evaluators) if evaluators else None
+    if resume and columns is None and (Path(out or "") / "columns.json").is_file():
+        columns = Path(out or "") / "columns.json"  # No new guess.
     if dataset is None:
         dataset = opened(source, chosen, on_bad_row=on_bad_row, columns=columns)
     require_suitable(model, module, dataset)

@@ -15,6 +15,7 @@ by the fields `scene` and `segment`.
 from collections.abc import Sequence
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +33,8 @@ from .impression_columns import LABEL, LABEL_NAMES, flags_or_numbers
 from .interactions import Interactions
 from .lines import OnBadRow
 from .protocol import POPULARITY, UNIFORM, Protocol
+
+pc: Any = pyarrow.compute  # its functions are made when it is imported
 
 
 def load(
@@ -181,13 +184,13 @@ def _given(table: DeclaredTable, path: str) -> tuple[pa.Array, tuple[np.ndarray,
             found = ", ".join(raw.column_names)
             raise DataError(f"{path}: column {column.name!r} is missing; found {found}.")
         ids.append(read_values(raw[column.name].combine_chunks(), column).values)
-    fine = pa.compute.and_(ids[0].is_valid(), ids[1].is_valid())
+    fine = pc.and_(ids[0].is_valid(), ids[1].is_valid())
     user, item = (values.filter(fine) for values in ids)
-    new = item.filter(pa.compute.invert(pa.compute.is_in(item, table.item_ids))).unique()
+    new = item.filter(pc.invert(pc.is_in(item, table.item_ids))).unique()
     item_ids = pa.concat_arrays([table.item_ids, new])
-    at = pa.compute.index_in(user, table.user_ids).fill_null(-1)
+    at = pc.index_in(user, table.user_ids).fill_null(-1)
     known = at.to_numpy(zero_copy_only=False) >= 0
-    items = pa.compute.index_in(item, item_ids).to_numpy(zero_copy_only=False)
+    items = pc.index_in(item, item_ids).to_numpy(zero_copy_only=False)
     return item_ids, (at.to_numpy(zero_copy_only=False)[known], items[known])
 
 

@@ -279,7 +279,7 @@ def of_schema(schema: Schema) -> Columns:
         if field.cross or field.name in found:
             continue
         dense = field.kind == "dense"
-        kind = ("vector" if field.width else "number") if dense else field.kind
+        kind: Any = field.kind if not dense else "vector" if field.width else "number"
         try:
             found[field.name] = Column(
                 name=field.name,
