@@ -61,7 +61,8 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         metavar="SOURCE",
         help="market[:PRESET], slates[:PRESET], candidates[:PRESET], planted[:PRESET], "
-        "events:FILE, movielens:DIR, taobao:FILE, amazon:DIR, alibaba:DIR, criteo:FILE, aliccp:DIR "
+        "events:FILE, impressions:FILE, movielens:DIR, taobao:FILE, amazon:DIR, alibaba:DIR, "
+        "criteo:FILE, aliccp:DIR, libffm:FILE, libsvm:FILE; any of them compressed or in an archive "
         "(default: the built-in world that the model is for)",
     )
     train.add_argument(
