@@ -3,13 +3,14 @@
 from collections.abc import Callable
 import dataclasses
 import math
+from pathlib import Path
 from typing import Literal
 
 import optax
 
 from ..zoo.features import RESERVED_ROWS
 from . import tables
-from .data.protocol import Protocol
+from .data.protocol import POPULARITY, UNIFORM, Protocol
 
 TABLE_OPTIMIZERS: dict[str, Callable[..., tables.RowOptimizer]] = {
     "sgd": tables.SGD,
@@ -106,6 +107,10 @@ class Settings:
                 self._require(field.name, value < _MOST, f"< {_MOST}")
             elif isinstance(value, float):
                 self._require(field.name, math.isfinite(value), "finite")
+        if self.evaluation_negatives not in (UNIFORM, POPULARITY):
+            # What a run remembers must be there from any folder.
+            path = str(Path(self.evaluation_negatives).expanduser().absolute())
+            object.__setattr__(self, "evaluation_negatives", path)
         for name in ("epochs", "history", "negatives", "max_train_per_user"):
             self._require(name, getattr(self, name) >= 1, ">= 1")
         self._require("checkpoint_every", self.checkpoint_every >= 1, ">= 1")

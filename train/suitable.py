@@ -3,6 +3,7 @@
 | kind | learns from |
 |---|---|
 | ranking | labelled candidates, or positives beside which negatives are drawn |
+| esmm | labels of two tasks |
 | retrieval | positives; its negatives are shared by the batch |
 | evaluator | slates that were shown, with labels, slot by slot |
 | re-rankers (prm, dlcm, seq2slate) | lists of two labelled candidates or more |
@@ -39,6 +40,17 @@ def require_suitable(model: str, module: Any, dataset: Dataset) -> None:
         raise DataError(
             f"Model {model!r} {_OF_SLATES[kind]}, but {dataset.name} holds single events, to which "
             f"negatives are drawn; use {_SLATES}."
+        )
+    tasks = dataset.schema.tasks
+    if model == "esmm" and len(tasks) < 2:
+        remedy = (
+            "choose behaviours: --set tasks=view,buy"
+            if dataset.samples_negatives
+            else "add a column label_TASK"
+        )
+        raise DataError(
+            f"Model {model!r} learns two tasks, such as a click and what it leads to, but "
+            f"{dataset.name} has only {', '.join(tasks)!r}; {remedy}."
         )
     if listwise and not dataset.samples_negatives:
         most = int((dataset.train.candidate >= 0).sum(axis=1).max(initial=0))

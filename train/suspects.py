@@ -31,6 +31,8 @@ def suspects(dataset: Dataset) -> list[str]:
     label = requests.label[dataset.schema.tasks[0]] > 0
     half = np.broadcast_to(np.arange(len(requests))[:, None] % 2 == 0, mask.shape)
     identity = next((f.name for f in dataset.schema.item_fields if f.kind == "id"), None)
+    if "item" in dataset.log.items:  # Even where one of its fields is left out.
+        identity = "item"
     found = []
     for field in dataset.schema.role("candidate"):
         if field.cross:

@@ -27,8 +27,14 @@ def with_crosses(
         parts = tuple(part.strip() for part in text.split("*"))
         name, roles = "*".join(parts), [part.partition(".")[0] for part in parts]
         with_history = "history" in roles
+        if len(parts) < 2 or not all(role and dot and at for role, dot, at in map(_parted, parts)):
+            known = [f"{f.role}.{f.name}" for f in dataset.schema.fields if f.kind != "dense"]
+            raise ValueError(
+                f"crosses: {text!r} must join two fields or more by '*', each ROLE.NAME; there are "
+                f"{', '.join(known)}."
+            )
         if name in {table.name for table in schema.tables}:
-            raise ValueError(f"crosses: {name!r} stands twice.")
+            raise ValueError(f"crosses: {name!r} stands twice, or is the name of a column.")
         field = Field(
             name=name,
             role="candidate" if "candidate" in roles else "context",
@@ -43,3 +49,7 @@ def with_crosses(
         )
         row_maps[name] = HashedRows(rows)
     return dataclasses.replace(dataset, schema=schema, row_maps=row_maps)
+
+
+def _parted(part: str) -> tuple[str, str, str]:
+    return part.partition(".")

@@ -25,6 +25,7 @@ from ...zoo.features import RowMap
 from . import interactions
 from .dataset import Dataset
 from .declaration import Columns
+from .declaration.guess import codes_of
 from .declaration.values import as_numbers, read_values
 from .declared_table import DeclaredTable, read_declared, read_parts
 from .errors import DataError
@@ -35,6 +36,7 @@ from .lines import OnBadRow
 from .protocol import POPULARITY, UNIFORM, Protocol
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
+_MOMENT, _OFTEN = 10, 0.05  # Seconds; share of the events.
 
 
 def load(
@@ -197,7 +199,7 @@ def _given(table: DeclaredTable, path: str) -> tuple[pa.Array, tuple[np.ndarray,
 def _advice(table: DeclaredTable) -> list[str]:
     """What people should know of the times of a file."""
     if table.has_time:
-        return []
+        return _logged_twice(table) if table.clock.has_clock else []
     notes = ["no timestamp: the order of the rows is each user's order, and there is no clock"]
     follows = np.flatnonzero(np.diff(table.user) != 0)
     if len(follows) + 1 > len(table.user_ids):
@@ -205,3 +207,25 @@ def _advice(table: DeclaredTable) -> list[str]:
             "the rows are not sorted by user: their order is taken as the order of time for all"
         )
     return notes
+
+
+def _logged_twice(table: DeclaredTable) -> list[str]:
+    """Events that say the same a moment apart: no copies by their time, perhaps by their making."""
+    keys = [table.user, table.item]
+    behavior = table.columns.one("behavior")
+    if behavior is not None:
+        keys.append(codes_of(table.table[behavior.name].combine_chunks()))
+    seconds = table.clock.seconds
+    order = np.lexsort((seconds, table.user))
+    first, second = order[:-1], order[1:]
+    gap = seconds[second] - seconds[first]
+    again = (gap > 0) & (gap <= _MOMENT)
+    for key in keys:
+        again &= key[second] == key[first]
+    share = np.count_nonzero(again) / len(order)
+    if share < _OFTEN:
+        return []
+    return [
+        f"{share:.0%} of the events repeat the user's last one within {_MOMENT} seconds: if they "
+        "were logged twice, drop the copies, which else are target and history at once"
+    ]

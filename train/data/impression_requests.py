@@ -10,6 +10,7 @@ candidates of the longest one.
 
 import dataclasses
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -309,6 +310,10 @@ def _check_labels(name: str, raw: Impressions, part: np.ndarray, notes: list[str
                 what = "1" if some.any() else "0"
                 of_test = "nothing can be learnt" if own == TRAIN else "AUC is undefined"
                 notes.append(f"all labels of {task} in {split} are {what}: {of_test}")
+    for one, other in itertools.pairwise(raw.label):
+        count = int(np.count_nonzero((raw.label[other] > 0) & (raw.label[one] == 0)))
+        if count:
+            notes.append(f"{count} rows have {other} without {one}: not steps of one funnel, then")
 
 
 def _last_known(value: np.ndarray, asked: Grouped, missing: float) -> np.ndarray:

@@ -170,7 +170,8 @@ def _declared(dataset: Dataset, columns: Columns) -> Dataset:
     strange = [c.name for c in columns if c.role != "ignored" and c.name not in known]
     if strange:
         raise DataError(
-            f"{dataset.name}: has no field {strange[0]!r}; there are {', '.join(sorted(known))}."
+            f"{dataset.name}: has no field {strange[0]!r}, which the declaration (--columns, or "
+            f"the run's own) names; there are {', '.join(sorted(known))}."
         )
     left_out = [c.name for c in columns.of("ignored") if c.name in known]
     return dataclasses.replace(dataset.without(left_out), columns=columns)

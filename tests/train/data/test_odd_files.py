@@ -8,9 +8,15 @@ import pyarrow.parquet
 import pytest
 
 from recjax.train.data import events, impressions
+from recjax.train.data.crosses import with_crosses
 from recjax.train.data.declaration import read_clock
 from recjax.train.data.errors import DataError
 from recjax.train.data.protocol import Protocol
+from recjax.train.data.sources import open_source
+from recjax.train.settings import Settings
+from recjax.train.suitable import require_suitable
+from recjax.train.suspects import suspects
+from recjax.zoo import esmm
 
 USERS, PER, ITEMS = 30, 12, 40
 START = 1_600_000_000
@@ -195,3 +201,72 @@ def test_labels_on_another_scale_are_no_rows_to_skip(tmp_path, scale):
     columns = log(label=lambda c: [scale[n % 2] for n in range(len(c["user_id"]))])
     with pytest.raises(DataError, match="must hold labels within .0, 1., got .* write 1 for"):
         impressions.load(csv(tmp_path / "log.csv", columns), on_bad_row="skip")
+
+
+def test_later_labels_without_earlier_ones_are_said(tmp_path):
+    flags = {"label": lambda c: c["item_id"] % 2, "label_buy": lambda c: c["item_id"] % 3 == 0}
+    buy = flags | {"label_buy": lambda c: (c["item_id"] % 3 == 0).astype(int)}
+    dataset = impressions.load(csv(tmp_path / "log.csv", log(**buy)))
+    count = np.count_nonzero((log()["item_id"] % 3 == 0) & (log()["item_id"] % 2 == 0))
+    assert f"{count} rows have buy without click: not steps of one funnel, then" in dataset.notes
+    both = buy | {"label_buy": lambda c: (c["item_id"] % 6 == 3).astype(int)}
+    dataset = impressions.load(csv(tmp_path / "both.csv", log(**both)))
+    assert not any("without click" in note for note in dataset.notes)
+
+
+def test_two_tasks_are_asked_for_by_the_option_that_gives_them(tmp_path):
+    path = csv(
+        tmp_path / "log.csv", log(behavior=lambda c: np.where(c["item_id"] % 3, "see", "buy"))
+    )
+    with pytest.raises(DataError, match="has only 'click'; choose behaviours: --set tasks="):
+        require_suitable("esmm", esmm, events.load(path))
+    require_suitable("esmm", esmm, events.load(path, protocol=Protocol(tasks=("see", "buy"))))
+
+
+@pytest.mark.parametrize("text", ["city", "city*brand", "user.*candidate.brand", ".x*candidate.x"])
+def test_crosses_without_roles_name_the_fields_there_are(tmp_path, text):
+    columns = log(city=lambda c: c["user_id"] % 5, brand=lambda c: c["item_id"] % 6)
+    dataset = events.load(csv(tmp_path / "log.csv", columns))
+    with pytest.raises(ValueError, match=r"each ROLE.NAME; there are .*candidate.brand.*user.city"):
+        with_crosses(dataset, [text])
+    with_crosses(dataset, ["user.city*candidate.brand"])
+
+
+def test_given_negatives_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Settings(evaluation_negatives="few.csv").evaluation_negatives == f"{tmp_path}/few.csv"
+    assert Settings(evaluation_negatives="popularity").evaluation_negatives == "popularity"
+
+
+def test_the_item_is_no_second_id_of_itself(tmp_path):
+    brand = lambda c: [f"b{x % 6}" for x in c["item_id"]]
+    dataset = events.load(csv(tmp_path / "log.csv", log(brand=brand)))
+    assert suspects(dataset.without(["history.item"])) == []
+
+
+def test_a_declaration_of_another_source_is_named_as_such(tmp_path):
+    columns = events.load(csv(tmp_path / "log.csv", log())).columns
+    folder = tmp_path / "ml"
+    folder.mkdir()
+    pairs = [(user, movie) for user in (1, 2) for movie in range(user, user + 6)]
+    lines = [f"{user},{movie},4.0,{START + movie}" for user, movie in pairs]
+    (folder / "ratings.csv").write_text("userId,movieId,rating,timestamp\n" + "\n".join(lines))
+    movies = [f"{movie},name,Drama" for movie in range(1, 9)]
+    (folder / "movies.csv").write_text("movieId,title,genres\n" + "\n".join(movies))
+    with pytest.raises(DataError, match="no field 'user_id', which the declaration .* names"):
+        open_source(f"movielens:{folder}", columns=columns)
+
+
+def test_events_logged_twice_a_moment_apart_are_said(tmp_path):
+    """They are no exact copies, yet target and history at once."""
+    once = log(behavior=lambda c: ["view"] * len(c["user_id"]))
+    assert not any("seconds" in x for x in events.load(csv(tmp_path / "once.csv", once)).notes)
+    twice = {name: np.concatenate([column, column]) for name, column in once.items()}
+    twice["timestamp"][USERS * PER :] += 2
+    dataset = events.load(csv(tmp_path / "twice.csv", twice))
+    said = "50% of the events repeat the user's last one within 10 seconds"
+    assert any(note.startswith(said) for note in dataset.notes)
+    twice["behavior"][USERS * PER :] = "cart"
+    assert not any(
+        "seconds" in x for x in events.load(csv(tmp_path / "two.csv", twice)).notes
+    )  # Two steps of one visit.
