@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         help="market[:PRESET], slates[:PRESET], candidates[:PRESET], planted[:PRESET], "
         "events:FILE, impressions:FILE, movielens:DIR, taobao:FILE, amazon:DIR, alibaba:DIR, "
-        "criteo:FILE, aliccp:DIR, libffm:FILE, libsvm:FILE; files may be compressed or in an archive "
+        "criteo:FILE, aliccp:DIR, libffm:FILE, libsvm:FILE; compressed or not "
         "(default: the built-in world that the model is for)",
     )
     train.add_argument(
