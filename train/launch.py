@@ -16,7 +16,7 @@ from . import checkpoints, defaults, inspection, run
 from .calibration import Calibrations
 from .data.crosses import with_crosses
 from .data.dataset import Dataset
-from .data.declaration import Columns
+from .data.declaration.columns import Columns
 from .data.event_log import Requests
 from .data.lines import OnBadRow
 from .data.sources import absolute, open_source, still_there

@@ -31,8 +31,7 @@ from ..zoo.features import HashedRows, KnownRows, RowMap, Schema
 from ..zoo.features.file_names import file_of
 from .calibration import Calibration, Calibrations
 from .data.dataset import Dataset
-from .data.declaration import Columns
-from .data.declaration.columns import of_schema
+from .data.declaration.columns import Columns, of_schema
 from .settings import Settings
 
 _DIFFERENCES = 8  # Of schemas, that a message shows.

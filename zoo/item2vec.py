@@ -41,7 +41,6 @@ from .embeddings import (
 )
 from .features import Schema
 from .retrieval import (
-    appeared,
     identity_field,
     identity_schema,
     mean_over_positives,
@@ -170,7 +169,8 @@ class Item2Vec(nn.Module):
         other = context_draws(
             self._identity(batch["history"]), context, self._identity(batch["sampled"])
         )
-        other = jnp.where(appeared(batch), other, 0.0)
+        if "sampled_mask" in batch:
+            other = jnp.where(batch["sampled_mask"], other, 0.0)
         draw = nn.softplus(jnp.einsum("bcd,sd->bcs", u, noise))
         pairs = jnp.sum(jnp.where(context[:, None], pair, 0.0), axis=-1)
         count = context.sum(axis=1, keepdims=True, dtype=jnp.float32)

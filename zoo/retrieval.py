@@ -64,13 +64,9 @@ def left_out_draws(schema: Schema, batch: Batch) -> Bool[Array, "B C S"]:
     """Which draws do not count: the candidate itself, and items that had not yet appeared."""
     name = identity_field(schema).name
     hit = batch["candidate"][name][..., None] == batch["sampled"][name][None, None]
-    return hit | ~appeared(batch)[:, None]
-
-
-def appeared(batch: Batch) -> Bool[Array, "B S"]:
-    """Which shared draws had appeared when each request was made."""
-    draws = jax.tree.leaves(batch["sampled"])[0].shape[0]
-    return batch.get("sampled_mask", jnp.ones((batch["candidate_mask"].shape[0], draws), bool))
+    if "sampled_mask" in batch:
+        hit = hit | ~batch["sampled_mask"][:, None]
+    return hit
 
 
 def sampled_softmax_loss(

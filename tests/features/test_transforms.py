@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from recjax.zoo.features import Field, transforms
+from recjax.zoo.features.transforms import robust
 
 NAN = np.nan
 
@@ -102,12 +103,12 @@ def test_what_has_to_be_learnt_first():
 def test_robust_learns_from_the_middle_of_the_values():
     rng = np.random.default_rng(0)
     values = rng.normal(3, 2, 100_000)
-    median, deviation = transforms.robust.fit(values)
+    median, deviation = robust.fit(values)
     assert median == pytest.approx(3, abs=0.03) and deviation == pytest.approx(2, rel=0.02)
     # A tenth of the values says "unknown": whatever it is, it moves little, and is cut elsewhere.
     for sentinel in (-1.0, 999_999.0, 1e12, -1e30, 3e38):
         marked = np.where(rng.random(100_000) < 0.1, sentinel, values).astype(np.float32)
-        median, deviation = transforms.robust.fit(marked)
+        median, deviation = robust.fit(marked)
         assert abs(median - 3) < 0.4 and 1.8 < deviation < 2.6
     np.testing.assert_allclose(apply("robust(3, 2)", [3.0, 7.0, -1.0, NAN]), [0, 2, -2, 0])
 
@@ -126,7 +127,7 @@ def test_robust_learns_from_the_middle_of_the_values():
     ],
 )
 def test_robust_by_hand(values, expected):
-    found = transforms.robust.fit(np.array(values, float))
+    found = robust.fit(np.array(values, float))
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...zoo.features import RowMap, Schema
-from .declaration import Columns
+from .declaration.columns import Columns
 from .draws import NEVER, Catalogue
 from .errors import DataError
 from .event_log import EventLog, Requests, leaks
@@ -91,7 +91,7 @@ class Dataset:
             where = f"{self.name}: {split} request"
             for what, value, low, high in (
                 ("user", requests.user[:, None], 0, self.log.num_users - 1),
-                ("candidate", requests.candidate, -1, self.log.num_items - 1),
+                ("candidate", requests.candidate, -1, (self.log.num_items or np.inf) - 1),
                 *((f"label {k!r}", x, 0, 1) for k, x in requests.label.items()),
                 *((f"weight {k!r}", x, 0, np.inf) for k, x in requests.weight.items()),
             ):

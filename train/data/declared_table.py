@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from .declaration import Clock, Column, Columns, Events, guess, named, read_clock
-from .declaration.columns import FEATURES
-from .declaration.guess import codes_of, replaced
+from .declaration.clock import Clock, read_clock
+from .declaration.columns import FEATURES, Column, Columns
+from .declaration.guess import Events, codes_of, guess, named, replaced
 from .declaration.values import is_list, read_values
 from .encoding import ITEM_DIM, Attribute
 from .errors import DataError

@@ -24,7 +24,7 @@ import pyarrow.compute
 from ...zoo.features import RowMap
 from . import interactions
 from .dataset import Dataset
-from .declaration import Columns
+from .declaration.columns import Columns
 from .declaration.guess import codes_of
 from .declaration.values import as_numbers, read_values
 from .declared_table import DeclaredTable, read_declared, read_parts

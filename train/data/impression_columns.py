@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from .declaration import Column, Columns, Events, guess
-from .declaration.guess import codes_of, replaced
+from .declaration.columns import Column, Columns
+from .declaration.guess import Events, codes_of, guess, replaced
 from .declaration.values import as_ids, as_numbers, is_whole
 from .declared_table import DeclaredTable, codes
 from .errors import DataError

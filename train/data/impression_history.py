@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from .declaration import Column, Columns
+from .declaration.columns import Column, Columns
 from .declaration.guess import codes_of
 from .declaration.values import read_values
 from .declared_table import DeclaredTable, codes, first_of, read_declared

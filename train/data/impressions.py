@@ -34,7 +34,7 @@ import numpy as np
 
 from ...zoo.features import RowMap
 from .dataset import Dataset
-from .declaration import Column, Columns
+from .declaration.columns import Column, Columns
 from .declared_table import DeclaredTable, read_declared, read_parts
 from .errors import DataError
 from .files import RawTable, read_table

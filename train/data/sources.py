@@ -21,8 +21,7 @@ from . import (
     taobao,
 )
 from .dataset import Dataset
-from .declaration import Columns
-from .declaration.columns import of_schema
+from .declaration.columns import Columns, of_schema
 from .errors import DataError
 from .files import is_file
 from .lines import OnBadRow

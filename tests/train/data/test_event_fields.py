@@ -7,7 +7,7 @@ import pytest
 
 from recjax.train import launch
 from recjax.train.data import events
-from recjax.train.data.declaration import Column, Columns
+from recjax.train.data.declaration.columns import Column, Columns
 from recjax.train.data.errors import DataError
 from recjax.train.data.pipeline import TrainingBatches
 from recjax.zoo.features import signatures

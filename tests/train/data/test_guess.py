@@ -5,8 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recjax.train.data.declaration import Events, guess, named
-from recjax.train.data.declaration.guess import kind_of
+from recjax.train.data.declaration.guess import Events, guess, kind_of, named
 from recjax.train.data.declared_table import codes
 
 COLUMNS = shop_columns()

@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from recjax.train.data import impression_groups, impressions
-from recjax.train.data.declaration import Column, Columns
+from recjax.train.data.declaration.columns import Column, Columns
 from recjax.train.data.errors import DataError
 from recjax.train.data.event_log import leaks
 from recjax.train.data.protocol import Protocol

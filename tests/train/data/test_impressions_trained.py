@@ -7,6 +7,7 @@ import pytest
 
 from recjax.train import launch
 from recjax.train.data import impressions
+from recjax.train.evaluation import predict
 from recjax.train.metrics import auc
 
 TINY = {"steps": 2, "batch_size": 32, "history": 4}
@@ -128,11 +129,15 @@ def test_weights_are_trained_on(dataset, tmp_path):
     light = np.where(click > 0, 0.0, 1.0).astype(np.float32)
     train = dataclasses.replace(dataset.train, weight={"click": light})
     settings = {**TINY, "steps": 30}
-    calibration = []
+    unlikely = []
     for number, requests in enumerate((dataset.train, train)):
         changed = dataclasses.replace(dataset, train=requests)
-        _, results = launch.train(
+        folder, _ = launch.train(
             "mlp", dataset=changed, out=tmp_path / str(number), settings=settings, quiet=True
         )
-        calibration.append(results["validation"]["logloss"])
-    assert calibration[1] > calibration[0] + 0.1
+        run = launch.load_run(folder)
+        logits = predict(
+            run.module, run.config, run.variables, dataset, dataset.validation, history=50
+        )
+        unlikely.append(logits["click"][dataset.validation.candidate >= 0].mean())
+    assert unlikely[1] < unlikely[0] - 0.5

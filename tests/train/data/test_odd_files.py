@@ -9,7 +9,7 @@ import pytest
 
 from recjax.train.data import events, impressions
 from recjax.train.data.crosses import with_crosses
-from recjax.train.data.declaration import read_clock
+from recjax.train.data.declaration.clock import read_clock
 from recjax.train.data.errors import DataError
 from recjax.train.data.protocol import Protocol
 from recjax.train.data.sources import open_source

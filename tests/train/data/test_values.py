@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recjax.train.data.declaration import Column
+from recjax.train.data.declaration.columns import Column
 from recjax.train.data.declaration.values import (
     as_ids,
     as_lists,
