@@ -9,7 +9,7 @@ import pytest
 
 from recjax.train.data import events, impressions
 from recjax.train.data.crosses import with_crosses
-from recjax.train.data.declaration import read_clock
+from recjax.train.data.declaration import Column, Columns, read_clock
 from recjax.train.data.errors import DataError
 from recjax.train.data.protocol import Protocol
 from recjax.train.data.sources import open_source
@@ -270,3 +270,24 @@ def test_events_logged_twice_a_moment_apart_are_said(tmp_path):
     assert not any(
         "seconds" in x for x in events.load(csv(tmp_path / "two.csv", twice)).notes
     )  # Two steps of one visit.
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"role": "item_id", "kind": "bag"}, "kind of role 'item_id' must be id, got 'bag'"),
+        ({"role": "user_id", "kind": "number"}, "kind of role 'user_id' must be id"),
+        ({"role": "item", "kind": "bag", "separator": ""}, "separator must not be empty"),
+        ({"role": "item", "kind": "bag", "width": 10**7}, "width must be <= 8192, got 10000000"),
+        ({"role": "item", "dim": 10**9}, "dim must be <= 8192"),
+    ],
+)
+def test_declarations_that_no_file_could_meet_are_refused(options, said):
+    with pytest.raises(DataError, match=said):
+        Columns.from_dict([{"name": "it", **options}])
+
+
+def test_a_declaration_without_an_id_is_said_to_have_none(tmp_path):
+    path = csv(tmp_path / "log.csv", log())
+    with pytest.raises(DataError, match="the declaration has no column of role 'item_id'"):
+        events.load(path, columns=Columns((Column(name="user_id", role="user_id"),)))
