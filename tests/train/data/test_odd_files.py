@@ -291,3 +291,18 @@ def test_a_declaration_without_an_id_is_said_to_have_none(tmp_path):
     path = csv(tmp_path / "log.csv", log())
     with pytest.raises(DataError, match="the declaration has no column of role 'item_id'"):
         events.load(path, columns=Columns((Column(name="user_id", role="user_id"),)))
+
+
+@pytest.mark.parametrize("wrong", ["users", "times"])
+def test_a_file_of_histories_that_fits_nobody_is_said(tmp_path, wrong):
+    path = csv(tmp_path / "log.csv", log(label=lambda c: c["item_id"] % 2))
+    past = log()
+    past["timestamp"] -= 10**7
+    fine = impressions.load(f"{path},{csv(tmp_path / 'past.csv', past)}")
+    assert not any("history" in note for note in fine.notes)
+    if wrong == "users":
+        past["user_id"] += 1000
+    else:
+        past["timestamp"] += 10**8
+    dataset = impressions.load(f"{path},{csv(tmp_path / 'wrong.csv', past)}")
+    assert any(note.startswith("no request has a history: are the ids") for note in dataset.notes)
