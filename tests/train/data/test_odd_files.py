@@ -1,5 +1,6 @@
 """Files as people have them, in forms that no documentation lists."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -306,3 +307,20 @@ def test_a_file_of_histories_that_fits_nobody_is_said(tmp_path, wrong):
         past["timestamp"] += 10**8
     dataset = impressions.load(f"{path},{csv(tmp_path / 'wrong.csv', past)}")
     assert any(note.startswith("no request has a history: are the ids") for note in dataset.notes)
+
+
+@pytest.mark.parametrize("kind", ["libffm", "libsvm", "criteo"])
+def test_lines_without_users_and_items_pass_the_check_of_every_data_set(tmp_path, kind):
+    """Training checks what it is given: a log without items has candidates none the less."""
+    lines = {
+        "libffm": lambda n: f"{n % 2} 0:{n % 5}:1 1:{100 + n % 7}:1",
+        "libsvm": lambda n: f"{n % 2} {1 + n % 5}:1 {10 + n % 7}:1",
+        "criteo": lambda n: "\t".join([str(n % 2), *["3"] * 13, *[f"{n % 4:08x}"] * 26]),
+    }
+    path = tmp_path / "log.txt"
+    path.write_text("\n".join(lines[kind](n) for n in range(60)) + "\n")
+    dataset = open_source(f"{kind}:{path}")
+    dataset.check()
+    strange = dataclasses.replace(dataset.test, candidate=dataset.test.candidate - 2)
+    with pytest.raises(DataError, match="candidate must be in"):
+        dataclasses.replace(dataset, test=strange).check()
