@@ -324,3 +324,13 @@ def test_lines_without_users_and_items_pass_the_check_of_every_data_set(tmp_path
     strange = dataclasses.replace(dataset.test, candidate=dataset.test.candidate - 2)
     with pytest.raises(DataError, match="candidate must be in"):
         dataclasses.replace(dataset, test=strange).check()
+
+
+@pytest.mark.parametrize("source", ["criteo:none.txt", "libffm:none.txt", "aliccp:none", "market"])
+def test_what_a_source_does_not_heed_is_refused(source):
+    with pytest.raises(DataError, match="tasks cannot be set; it is for events:, .*impressions:"):
+        open_source(source, protocol=Protocol(tasks=("view", "buy")))
+    if source != "market":
+        with pytest.raises(DataError) as error:
+            open_source(source, protocol=Protocol())
+        assert "cannot be set" not in str(error.value)
