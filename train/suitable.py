@@ -46,10 +46,10 @@ def require_suitable(model: str, module: Any, dataset: Dataset) -> None:
         remedy = (
             "choose behaviours: --set tasks=view,buy"
             if dataset.samples_negatives
-            else "add a column label_TASK"
+            else "use impressions:FILE with a column label_TASK"
         )
         raise DataError(
-            f"Model {model!r} learns two tasks, such as a click and what it leads to, but "
+            f"Model {model!r} needs two tasks, such as a click and what it leads to, but "
             f"{dataset.name} has only {', '.join(tasks)!r}; {remedy}."
         )
     if listwise and not dataset.samples_negatives:

@@ -43,7 +43,7 @@ def test_every_model_learns_from_labelled_lists(slates, name):
 @pytest.mark.parametrize("name", ALL)
 def test_logs_of_positives_are_no_slates(name):
     if name == "esmm":
-        with pytest.raises(DataError, match="learns two tasks"):
+        with pytest.raises(DataError, match="needs two tasks"):
             require_suitable(name, ALL[name], POSITIVES)
         return
     if name not in OF_SLATES:

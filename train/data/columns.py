@@ -5,13 +5,12 @@ operands; on a hundred million events that is most of the memory. Here they are 
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute
 
-pc: Any = pyarrow.compute  # its functions are made when it is imported
+if TYPE_CHECKING:
+    import pyarrow as pa
 _PIECE = 2**22
 # 64 MB of int32: what is smaller may stay with the allocator.
 _CHUNK = 2**24
@@ -122,8 +121,12 @@ def codes(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return result, np.flatnonzero(occurs) + low
 
 
-def codes_of_texts(parts: list[pa.DictionaryArray]) -> tuple[np.ndarray, pa.Array]:
+def codes_of_texts(parts: "list[pa.DictionaryArray]") -> "tuple[np.ndarray, pa.Array]":
     """The same for text that comes in parts, in the order of its UTF-8 bytes. Empties the list."""
+    import pyarrow as pa
+    import pyarrow.compute
+
+    pc: Any = pyarrow.compute
     unified = pa.chunked_array(parts).unify_dictionaries()
     parts.clear()
     distinct = unified.chunk(0).dictionary

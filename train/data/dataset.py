@@ -89,9 +89,11 @@ class Dataset:
         for split in ("train", "validation", "test"):
             requests: Requests = getattr(self, split)
             where = f"{self.name}: {split} request"
+            # A log that says nothing of items (each line is a request of its own) names none.
+            last = self.log.num_items - 1 if self.log.items else np.inf
             for what, value, low, high in (
                 ("user", requests.user[:, None], 0, self.log.num_users - 1),
-                ("candidate", requests.candidate, -1, (self.log.num_items or np.inf) - 1),
+                ("candidate", requests.candidate, -1, last),
                 *((f"label {k!r}", x, 0, 1) for k, x in requests.label.items()),
                 *((f"weight {k!r}", x, 0, np.inf) for k, x in requests.weight.items()),
             ):

@@ -153,6 +153,8 @@ def read_declared(
     roles = {column.role: column for column in settled}
     for role in _REQUIRED:
         if role not in roles:
+            if declared:
+                raise DataError(f"{path}: the declaration has no column of role {role!r}.")
             raise DataError(_missing(path, role, raw.table))
     ids = {}
     for role in _REQUIRED:

@@ -116,6 +116,11 @@ def load(
         transforms=transforms,
         protocol=protocol,
     )
+    if not any(some.cut.any() for some in (dataset.train, dataset.validation, dataset.test)):
+        whose = "are the ids and the times those of the file of histories?"
+        if history is None:
+            whose = "no user has a positive label before another request"
+        notes.append(f"no request has a history: {whose}")
     return dataclasses.replace(
         dataset,
         facts=dataset.facts | {k: v for k, v in facts.items() if v} | table.facts(),

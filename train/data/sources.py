@@ -125,6 +125,9 @@ def open_source(
       DataError: an unknown kind or preset, or a file that cannot be used.
     """
     kind, _, where = source.partition(":")
+    known = kind in _FILES or kind in ("market", "planted", "slates", "candidates")
+    if protocol is not None and known and kind not in (*_LOGS, *_DECLARED):
+        _refuse_protocol(source, protocol)
     if kind == "market":
         if where and where not in market.PRESETS:
             raise DataError(
@@ -161,6 +164,19 @@ def open_source(
     if columns is None:
         return dataclasses.replace(dataset, columns=of_schema(dataset.schema))
     return _declared(dataset, columns)
+
+
+def _refuse_protocol(source: str, protocol: Protocol) -> None:
+    """Raises DataError for what is asked of a source that splits and labels by itself."""
+    usual = Protocol()
+    asked = [
+        field.name
+        for field in dataclasses.fields(Protocol)
+        if getattr(protocol, field.name) != getattr(usual, field.name)
+    ]
+    if asked:
+        kinds = ", ".join(f"{kind}:" for kind in (*_LOGS, "impressions"))
+        raise DataError(f"{source}: {', '.join(asked)} cannot be set; it is for {kinds}.")
 
 
 def _declared(dataset: Dataset, columns: Columns) -> Dataset:

@@ -1,5 +1,6 @@
 """Files as people have them, in forms that no documentation lists."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from recjax.train.data import events, impressions
 from recjax.train.data.crosses import with_crosses
 from recjax.train.data.declaration.clock import read_clock
+from recjax.train.data.declaration.columns import Column, Columns
 from recjax.train.data.errors import DataError
 from recjax.train.data.protocol import Protocol
 from recjax.train.data.sources import open_source
@@ -270,3 +272,66 @@ def test_events_logged_twice_a_moment_apart_are_said(tmp_path):
     assert not any(
         "seconds" in x for x in events.load(csv(tmp_path / "two.csv", twice)).notes
     )  # Two steps of one visit.
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"role": "item_id", "kind": "bag"}, "kind of role 'item_id' must be id, got 'bag'"),
+        ({"role": "user_id", "kind": "number"}, "kind of role 'user_id' must be id"),
+        ({"role": "item", "kind": "bag", "separator": ""}, "separator must not be empty"),
+        ({"role": "item", "kind": "bag", "width": 10**7}, "width must be <= 8192, got 10000000"),
+        ({"role": "item", "dim": 10**9}, "dim must be <= 8192"),
+    ],
+)
+def test_declarations_that_no_file_could_meet_are_refused(options, said):
+    with pytest.raises(DataError, match=said):
+        Columns.from_dict([{"name": "it", **options}])
+
+
+def test_a_declaration_without_an_id_is_said_to_have_none(tmp_path):
+    path = csv(tmp_path / "log.csv", log())
+    with pytest.raises(DataError, match="the declaration has no column of role 'item_id'"):
+        events.load(path, columns=Columns((Column(name="user_id", role="user_id"),)))
+
+
+@pytest.mark.parametrize("wrong", ["users", "times"])
+def test_a_file_of_histories_that_fits_nobody_is_said(tmp_path, wrong):
+    path = csv(tmp_path / "log.csv", log(label=lambda c: c["item_id"] % 2))
+    past = log()
+    past["timestamp"] -= 10**7
+    fine = impressions.load(f"{path},{csv(tmp_path / 'past.csv', past)}")
+    assert not any("history" in note for note in fine.notes)
+    if wrong == "users":
+        past["user_id"] += 1000
+    else:
+        past["timestamp"] += 10**8
+    dataset = impressions.load(f"{path},{csv(tmp_path / 'wrong.csv', past)}")
+    assert any(note.startswith("no request has a history: are the ids") for note in dataset.notes)
+
+
+@pytest.mark.parametrize("kind", ["libffm", "libsvm", "criteo"])
+def test_lines_without_users_and_items_pass_the_check_of_every_data_set(tmp_path, kind):
+    """Training checks what it is given: a log without items has candidates none the less."""
+    lines = {
+        "libffm": lambda n: f"{n % 2} 0:{n % 5}:1 1:{100 + n % 7}:1",
+        "libsvm": lambda n: f"{n % 2} {1 + n % 5}:1 {10 + n % 7}:1",
+        "criteo": lambda n: "\t".join([str(n % 2), *["3"] * 13, *[f"{n % 4:08x}"] * 26]),
+    }
+    path = tmp_path / "log.txt"
+    path.write_text("\n".join(lines[kind](n) for n in range(60)) + "\n")
+    dataset = open_source(f"{kind}:{path}")
+    dataset.check()
+    strange = dataclasses.replace(dataset.test, candidate=dataset.test.candidate - 2)
+    with pytest.raises(DataError, match="candidate must be in"):
+        dataclasses.replace(dataset, test=strange).check()
+
+
+@pytest.mark.parametrize("source", ["criteo:none.txt", "libffm:none.txt", "aliccp:none", "market"])
+def test_what_a_source_does_not_heed_is_refused(source):
+    with pytest.raises(DataError, match="tasks cannot be set; it is for events:, .*impressions:"):
+        open_source(source, protocol=Protocol(tasks=("view", "buy")))
+    if source != "market":
+        with pytest.raises(DataError) as error:
+            open_source(source, protocol=Protocol())
+        assert "cannot be set" not in str(error.value)

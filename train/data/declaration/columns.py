@@ -54,6 +54,8 @@ _PER: dict[str, tuple[str, ...]] = {
 _FIELDS = {"category_id": "category"}
 _CONTEXT = "context_"
 _RESERVED = ("time", "history")
+_IDS = ("user_id", "item_id", "behavior", "request")  # Roles of one id in each row.
+_WIDEST = 8192  # Slots of a bag, numbers of a vector, or columns of a table.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,6 +110,8 @@ class Column:
             object.__setattr__(self, "per", given)
         elif self.per is not None:
             raise DataError(f"{where}: per is for features, not for role {self.role!r}.")
+        if self.role in _IDS and self.kind != "id":
+            raise DataError(f"{where}: kind of role {self.role!r} must be id, got {self.kind!r}.")
         for name, fine in (
             ("width", self.kind in ("bag", "vector")),
             ("separator", self.kind in ("bag", "vector")),
@@ -121,7 +125,9 @@ class Column:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int) and value >= 1):
                 raise DataError(f"{where}: {name} must be >= 1, got {value!r}.")
-        for name in ("field", "task"):
+            if value is not None and value > _WIDEST:
+                raise DataError(f"{where}: {name} must be <= {_WIDEST}, got {value}.")
+        for name in ("field", "task", "separator"):
             if getattr(self, name) == "":
                 raise DataError(f"{where}: {name} must not be empty.")
         if self.role in FEATURES and self.field_name in _RESERVED:
