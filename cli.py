@@ -189,6 +189,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         source=options.data,
         on_bad_row=options.on_bad_row,
         columns=options.columns,
+        quiet=False,
     )
     _show(results)
 

@@ -16,6 +16,13 @@ def say(dataset: Dataset) -> None:
     _show_facts(dataset, Console(stderr=True, width=None if terminal else 120, highlight=False))
 
 
+def say_notes(dataset: Dataset) -> None:
+    """Prints on standard error what people should know of how a file was read."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for note in dataset.notes:
+        console.print(f"note: {note}", markup=False)
+
+
 def _show_facts(dataset: Dataset, console: Console) -> None:
     """Columns with role, kind, unit and source of the guess; counts, notes and warnings."""
     console.print(dataset.name, style="bold", markup=False)

@@ -186,6 +186,7 @@ def evaluate_run(
     on_bad_row: OnBadRow = "stop",
     columns: Columns | Path | str | None = None,
     change: Callable[[Requests], Requests] = lambda requests: requests,
+    quiet: bool = True,
 ) -> dict[str, Any]:
     """Scores the test requests of a source with the best parameters of a run.
 
@@ -197,6 +198,7 @@ def evaluate_run(
       on_bad_row: "stop" or "skip", for files of events.
       columns: what the columns of the source are; as in the run by default, never a new guess.
       change: what to do to the test requests first, e.g. `evaluation.exchange_histories`.
+      quiet: do not print what a person should know of how the source was read.
 
     Raises:
       RunError: no run, or another schema (the differences are named).
@@ -215,6 +217,8 @@ def evaluate_run(
                 f"{f.role}.{f.name}": f.transform for f in saved.schema.fields if f.kind == "dense"
             },
         )
+    if not quiet:
+        inspection.say_notes(dataset)
     dataset = prepared(dataset, saved.settings)
     saved.require_schema(dataset.schema)
     if saved.has_clock != dataset.log.has_clock:

@@ -79,9 +79,13 @@ def load(
         protocol=protocol,
     )
     facts = dataset.facts | table.facts()
-    return dataclasses.replace(
-        dataset, facts=facts, columns=table.columns, notes=(*table.notes, *_advice(table))
-    )
+    notes = [*table.notes, *_advice(table)]
+    if "duplicate rows dropped" in facts and not table.has_time:
+        notes.append(
+            "rows that repeat an earlier one were dropped; --set duplicates=keep reads them as "
+            "events that repeat"
+        )
+    return dataclasses.replace(dataset, facts=facts, columns=table.columns, notes=tuple(notes))
 
 
 def _files(path: str | Path) -> list[str]:
