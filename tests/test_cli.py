@@ -135,7 +135,7 @@ def test_bad_files(capsys, tmp_path, content, said):
 def test_a_model_that_the_data_cannot_train(log, tmp_path, capsys):
     out = tmp_path / "run"
     said = rejected(capsys, "train", "esmm", "--data", f"events:{log}", "--out", out)
-    assert "ESMM needs two tasks in Config.schema: click, conversion; got ('click',)" in said
+    assert "'esmm' needs two tasks" in said and "--set tasks=view,buy" in said
     assert not out.exists()
 
 
