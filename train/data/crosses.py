@@ -30,7 +30,7 @@ def with_crosses(
         if len(parts) < 2 or not all(role and dot and at for role, dot, at in map(_parted, parts)):
             known = [f"{f.role}.{f.name}" for f in dataset.schema.fields if f.kind != "dense"]
             raise ValueError(
-                f"crosses: {text!r} must join two fields or more by '*', each ROLE.NAME; there are "
+                f"crosses: {text!r} must join two or more fields by '*', each ROLE.NAME; there are "
                 f"{', '.join(known)}."
             )
         if name in {table.name for table in schema.tables}:
