@@ -129,23 +129,26 @@ class Catalogue:
     """
 
     def __init__(self, appeared: np.ndarray, *, point_in_time: bool = False):
-        known = appeared < NEVER
-        if not known.any():
+        order = np.argsort(appeared, kind="stable")
+        order = order[: int(np.count_nonzero(appeared < NEVER))]
+        if not len(order):
             raise ValueError("training knows no item, so no negative can be drawn.")
-        self.items = np.flatnonzero(known).astype(np.int32)
-        self._appeared = appeared if point_in_time else np.where(known, -NEVER, NEVER)
+        self.items = order.astype(np.int32)
+        self._appeared = appeared[order] if point_in_time else np.full(len(order), -NEVER)
 
     def weight(self, time: np.ndarray | None) -> np.ndarray:
         """(R, N) ones where an item had appeared; (N,) ones without a time."""
         if time is None:
             return np.ones(len(self.items), np.int64)
-        return (self._appeared[self.items] <= time[:, None]).astype(np.int64)
+        return (self._appeared <= time[:, None]).astype(np.int64)
 
     def propose(self, noise: np.ndarray, time: np.ndarray | None) -> np.ndarray:
-        """(n,) items; -1 for those that had not appeared, or never do."""
-        item = (noise % np.uint64(len(self._appeared))).astype(np.int32)
-        latest = NEVER - 1 if time is None else time
-        return np.where(self._appeared[item] <= latest, item, np.int32(-1))
+        """(n,) items; -1 where nothing had appeared."""
+        there = np.full(len(noise), len(self.items))
+        if time is not None:
+            there = np.searchsorted(self._appeared, time, side="right")
+        rank = (noise % np.maximum(there, 1).astype(np.uint64)).astype(np.int64)
+        return np.where(there > 0, self.items[rank], np.int32(-1))
 
 
 class UntouchedItems:
