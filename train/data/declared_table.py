@@ -16,7 +16,7 @@ import pyarrow.compute
 
 from .declaration.clock import Clock, read_clock
 from .declaration.columns import FEATURES, Column, Columns
-from .declaration.guess import Events, codes_of, guess, named, replaced
+from .declaration.guess import Events, codes_of, guess, named
 from .declaration.values import is_list, read_values
 from .encoding import ITEM_DIM, Attribute
 from .errors import DataError
@@ -246,9 +246,6 @@ def _complete(table: DeclaredTable, bad: "_Bad", declared: bool) -> DeclaredTabl
             columns = guess(good, events, list(columns), has_clock=comparable)
         except DataError as error:
             raise DataError(f"{table.path}: {error}") from error
-        columns = _with_constant_category(columns)
-    else:
-        columns = _in_file_order(columns, good.column_names)
     done = dataclasses.replace(
         table,
         table=good,
@@ -310,14 +307,6 @@ def _odd(column: Column, count: int) -> str:
         "vector": f"no vector of {column.width} numbers: missing",
     }
     return f"column {column.name!r}: {values} {what[column.kind]}"
-
-
-def _with_constant_category(columns: Columns) -> Columns:
-    """`category_id` is the item's by name; what it says first of an item counts."""
-    category = columns.get("category_id")
-    if category is None or category.role == "item":
-        return columns
-    return replaced(columns, "category_id", role="item")
 
 
 def _checked(table: DeclaredTable, bad: "_Bad", on_bad_row: OnBadRow) -> DeclaredTable:
@@ -395,11 +384,6 @@ def _present(path: Path, table: pa.Table, columns: Columns, notes: list[str]) ->
         notes.append(f"not declared, left out: {', '.join(more)}")
     ignored = [Column(name=name, role="ignored", why="not declared") for name in more]
     return [*(c for c in columns if c.name in names), *ignored]
-
-
-def _in_file_order(columns: Columns, names: list[str]) -> Columns:
-    """A declaration keeps its own order, which is that of the fields."""
-    return Columns(tuple(c for c in columns if c.name in names))
 
 
 def _missing(path: Path, role: str, table: pa.Table) -> str:
