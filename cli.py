@@ -111,6 +111,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="score a source with a trained run")
     evaluate.add_argument("folder", metavar="DIR", help="folder of a run")
     evaluate.add_argument("--data", metavar="SOURCE", help="another source of the same schema")
+    evaluate.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="evaluation_negatives=uniform, popularity or FILE",
+    )
     evaluate.add_argument("--on-bad-row", choices=("stop", "skip"), default="stop")
     _add_columns(evaluate)
     evaluate.set_defaults(command=_evaluate)
@@ -187,6 +195,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     results = launch.evaluate_run(
         options.folder,
         source=options.data,
+        overrides=options.overrides,
         on_bad_row=options.on_bad_row,
         columns=options.columns,
         quiet=False,

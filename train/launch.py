@@ -18,7 +18,9 @@ from .data.crosses import with_crosses
 from .data.dataset import Dataset
 from .data.declaration.columns import Columns
 from .data.event_log import Requests
+from .data.files import is_file
 from .data.lines import OnBadRow
+from .data.protocol import POPULARITY, UNIFORM
 from .data.sources import absolute, open_source, still_there
 from .data.statistics import with_statistics
 from .defaults import ALL
@@ -27,7 +29,9 @@ from .loop import fit
 from .rerank import fit_generator
 from .settings import Settings
 from .step import offer_devices
-from .suitable import require_suitable
+from .suitable import require_suitable, unlearnt_tasks
+
+_OF_TEST = "evaluation_negatives"  # Another split would test on what the run was trained on.
 
 _RESUME = "choose another folder, or --resume its run"
 
@@ -108,6 +112,9 @@ def train(
             f"Model {model!r} finds items by {identity_field(whole).name!r}, which leave_out names."
         )
     config = defaults.model_config(model, dataset.schema, options)
+    if left_over := unlearnt_tasks(model, module, dataset.schema.tasks):
+        note = f"{model} learns {dataset.schema.tasks[0]!r}, and nothing of {', '.join(left_over)}"
+        dataset = dataclasses.replace(dataset, notes=(*dataset.notes, note))
     folder = Path(out) if out is not None else run.free_folder(model, source)
     if by is not None:
         known = run.outline(load_run(evaluators[0]).saved.row_maps)
@@ -183,6 +190,7 @@ def evaluate_run(
     *,
     source: str | None = None,
     dataset: Dataset | None = None,
+    overrides: list[str] | None = None,
     on_bad_row: OnBadRow = "stop",
     columns: Columns | Path | str | None = None,
     change: Callable[[Requests], Requests] = lambda requests: requests,
@@ -195,6 +203,7 @@ def evaluate_run(
       source: the run's own by default; another one must have the same schema, and is read with
         the run's vocabularies.
       dataset: what `source` gives, for those who have opened it already.
+      overrides: `evaluation_negatives=...`, the only setting that may differ from the run's.
       on_bad_row: "stop" or "skip", for files of events.
       columns: what the columns of the source are; as in the run by default, never a new guess.
       change: what to do to the test requests first, e.g. `evaluation.exchange_histories`.
@@ -202,13 +211,15 @@ def evaluate_run(
 
     Raises:
       RunError: no run, or another schema (the differences are named).
+      ValueError: overrides of anything else.
     """
     trained = load_run(folder)
     saved = trained.saved
+    settings = _for_test(saved.settings, overrides or [], folder)
     if dataset is None:
         dataset = opened(
             absolute(source) if source else still_there(saved.source, folder),
-            saved.settings,
+            settings,
             on_bad_row=on_bad_row,
             columns=saved.columns if columns is None else columns,
             row_maps=saved.row_maps,
@@ -219,7 +230,7 @@ def evaluate_run(
         )
     if not quiet:
         inspection.say_notes(dataset)
-    dataset = prepared(dataset, saved.settings)
+    dataset = prepared(dataset, settings)
     saved.require_schema(dataset.schema)
     if saved.has_clock != dataset.log.has_clock:
         has = {True: "a clock", False: "only an order"}
@@ -235,7 +246,7 @@ def evaluate_run(
         trained.variables,
         dataset,
         change(dataset.test),
-        history=saved.settings.history,
+        history=settings.history,
         calibrations=trained.calibrations,
     )
     return {"model": saved.model, "data": dataset.name, "test": block}
@@ -304,6 +315,22 @@ def prepared(dataset: Dataset, settings: Settings) -> Dataset:
         dataset, settings.crosses, rows=settings.cross_rows, history=settings.cross_history
     )
     return dataset.without(settings.leave_out)
+
+
+def _for_test(settings: Settings, overrides: list[str], folder: Path | str) -> Settings:
+    """The settings of a run, with other negatives of the test."""
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or key != _OF_TEST:
+            raise ValueError(f"--set takes {_OF_TEST}=... here, got {text!r}.")
+        settings = dataclasses.replace(settings, evaluation_negatives=value)
+    pairs = settings.evaluation_negatives
+    if pairs not in (UNIFORM, POPULARITY) and not is_file(Path(pairs)):
+        raise run.RunError(
+            f"{pairs}: the pairs that {folder} is evaluated with are not there; say where they are "
+            f"by --set evaluation_negatives=FILE, or choose {UNIFORM} or {POPULARITY} ones."
+        )
+    return settings
 
 
 def _parse(config: type, overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:

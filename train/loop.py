@@ -20,7 +20,7 @@ from . import checkpoints, inspection, run
 from .data.dataset import Dataset
 from .data.deduplicate import Pulled
 from .data.pipeline import TrainingBatches
-from .data.sources import absolute
+from .data.sources import absolute, gone, kind_of
 from .evaluation import evaluate, fit_calibrations, score, summary
 from .memory import keep_freed_memory
 from .plots import learning_curve
@@ -345,9 +345,11 @@ def _open(
     if resume and (out / "config.json").is_file():
         saved = run.load_config(out)
         saved.require_schema(config.schema)
+        # Data may have moved: below, their events tell whether they are the same.
+        moved = gone(saved.source) is not None and kind_of(saved.source) == kind_of(source)
         for what, was, now in (
             ("model", saved.model, name),
-            ("data", absolute(saved.source), absolute(source)),
+            ("data", source if moved else absolute(saved.source), absolute(source)),
             ("settings", dataclasses.asdict(saved.settings), dataclasses.asdict(settings)),
             ("options", saved.options, run.options_of(config)),
         ):
@@ -359,6 +361,8 @@ def _open(
                 f"{out} cannot be resumed: {source} no longer holds the events that it was "
                 "trained on."
             )
+        if moved:
+            run.point_at(out, absolute(source))
         return
     run.require_free(out)
     out.mkdir(parents=True, exist_ok=True)

@@ -181,6 +181,12 @@ def save_config(
     )
 
 
+def point_at(folder: Path, source: str) -> None:
+    """Says that the data of the run are now at another place."""
+    path = folder / "config.json"
+    write_json(path, json.loads(path.read_text()) | {"data": source})
+
+
 def save_calibrations(folder: Path, calibrations: Calibrations) -> None:
     """Writes `calibration.json`; nothing where there is nothing to calibrate."""
     if calibrations:

@@ -29,6 +29,13 @@ _OF_SLATES = {
 }
 
 
+def unlearnt_tasks(model: str, module: Any, tasks: tuple[str, ...]) -> tuple[str, ...]:
+    """The tasks of the data that a model of this name and module makes nothing of."""
+    if module.KIND == "evaluator" or model in GENERATORS:
+        return ()
+    return tasks[2 if model == "esmm" else 1 :]
+
+
 def require_suitable(model: str, module: Any, dataset: Dataset) -> None:
     """Raises DataError unless a model of this name and module can learn from the data set.
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 import shutil
 import subprocess
 import sys
@@ -125,6 +126,46 @@ def test_data_that_are_gone_are_named_with_the_remedy(log, two, tmp_path, monkey
     monkeypatch.chdir(log.parent)
     again = launch.evaluate_run(folder, source="events:log.csv")
     assert again["test"]["examples"] == two[1]["test"]["examples"]
+
+
+def test_a_run_is_resumed_where_its_data_went(log, tmp_path):
+    first = tmp_path / "first" / "log.csv"
+    first.parent.mkdir()
+    shutil.copy(log, first)
+    out, options = tmp_path / "run", dict(overrides=["tower_units=8"], quiet=True)
+    ask = dict(settings={"epochs": 1, "checkpoint_every": 5}, out=out, **options)
+    whole = launch.train("mlp", source=f"events:{first}", **ask)[1]
+    stopped(out)
+    other = shutil.copy(log, tmp_path / "other.csv")
+    with pytest.raises(run.RunError, match="cannot be resumed: data was events:.*first/log.csv"):
+        launch.train("mlp", source=f"events:{other}", resume=True, **ask)
+    first.unlink()
+    resumed = launch.train("mlp", source=f"events:{other}", resume=True, **ask)[1]
+    assert resumed["test"] == whole["test"]
+    assert launch.evaluate_run(out)["test"] == whole["test"]  # It knows the new place.
+    stopped(out)
+    changed = tmp_path / "changed.csv"
+    changed.write_text(log.read_text().replace("\n7,", "\n77,"))
+    Path(other).unlink()
+    with pytest.raises(run.RunError, match="no longer holds the events"):
+        launch.train("mlp", source=f"events:{changed}", resume=True, **ask)
+
+
+def test_pairs_that_are_gone_are_named_with_the_remedy(log, tmp_path):
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("user_id,item_id\n" + "".join(f"{u},{i}\n" for u in range(60) for i in (1, 2)))
+    out, settings = tmp_path / "run", {"epochs": 1, "evaluation_negatives": str(pairs)}
+    source = f"events:{log}"
+    whole = launch.train("mlp", source=source, settings=settings, out=out, quiet=True)[1]
+    moved = pairs.rename(tmp_path / "moved.csv")
+    with pytest.raises(run.RunError, match="pairs.csv: the pairs that .* --set evaluation_negativ"):
+        launch.evaluate_run(out)
+    again = launch.evaluate_run(out, overrides=[f"evaluation_negatives={moved}"])
+    assert again["test"] == whole["test"]
+    other = launch.evaluate_run(out, overrides=["evaluation_negatives=uniform"])
+    assert other["test"]["examples"] == 120 != whole["test"]["examples"]
+    with pytest.raises(ValueError, match="--set takes evaluation_negatives=... here, got 'split="):
+        launch.evaluate_run(out, overrides=["split=time"])
 
 
 def test_columns_of_any_name(tmp_path):

@@ -8,12 +8,12 @@ alone, if compressed, or an archive:
     2018  https://cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2
     2023  https://amazon-reviews-2023.github.io; products by `parent_asin`, milliseconds
 
-Every review is an event, whatever its stars; a user's second review of the same product in the same
-second is the first one published twice, and left out. A product's category is the last of its
-(first) path of categories, as in DIEN's scripts (DIN's take the last path), or its department where
-it has none; brand (in 2023 the store) and price where some product has one. A price that is no
-number of dollars ("$12.99", the lower end of a range) is missing. The first of two metadata of a
-product counts.
+Every review is an event, whatever its stars (`min_rating` leaves out those of few); a user's second
+review of the same product in the same second is the first one published twice, and left out. A
+product's category is the last of its (first) path of categories, as in DIEN's scripts (DIN's take
+the last path), or its department where it has none; brand (in 2023 the store) and price where some
+product has one. A price that is no number of dollars ("$12.99", the lower end of a range) is
+missing. The first of two metadata of a product counts.
 
 Lines are read one by one; what is held are ids, times, and the three attributes.
 """
@@ -22,6 +22,7 @@ import ast
 from collections.abc import Callable, Iterator
 import dataclasses
 import json
+import math
 from pathlib import Path
 import re
 import reprlib
@@ -99,16 +100,17 @@ def _files(folder: Path) -> tuple[Path, Path | None]:
 def _read(
     reviews: Path, metadata: Path | None, bad: BadRows
 ) -> tuple[Interactions, dict[str, Any]]:
-    users, products, times = _columns_of(
-        _parsed(reviews, _review, bad), (pa.string(), pa.string(), pa.int64())
+    users, products, times, stars = _columns_of(
+        _parsed(reviews, _review, bad), (pa.string(), pa.string(), pa.int64(), pa.float32())
     )
     if not times:
         raise DataError(f"{reviews}: holds no review that can be read ({bad.first}).")
     user, _ = columns.codes_of_texts(users)
     item, item_ids = columns.codes_of_texts(products)
-    seconds = columns.Column()
-    for part in times:
+    seconds, rating = columns.Column(), columns.Column()
+    for part, rated in zip(times, stars, strict=True):
         seconds.append(columns.compact(part.to_numpy()))
+        rating.append(rated.to_numpy())
     time = seconds.whole()
     once = columns.firsts((user, item, time))
     facts: dict[str, Any] = {"repeated reviews left out": len(once) - int(once.sum())}
@@ -117,7 +119,12 @@ def _read(
         of_items, missing = _attributes(metadata, item_ids, bad)
         facts["items without metadata"] = missing
     raw = Interactions(
-        user=user[once], item=item[once], time=time[once], item_ids=item_ids, items=of_items
+        user=user[once],
+        item=item[once],
+        time=time[once],
+        item_ids=item_ids,
+        items=of_items,
+        rating=rating.whole()[once],
     )
     return raw, facts
 
@@ -205,18 +212,21 @@ def _object(line: bytes) -> dict[str, Any]:
     return content
 
 
-def _review(line: dict[str, Any]) -> tuple[str, str, int]:
-    """User, product and second."""
+def _review(line: dict[str, Any]) -> tuple[str, str, int, float]:
+    """User, product, second and stars; NaN without stars."""
     if "user_id" in line:
         user, product, time, units = "user_id", "parent_asin", "timestamp", 1000
     else:
         user, product, time, units = "reviewerID", "asin", "unixReviewTime", 1
+    stars = line.get("rating" if "user_id" in line else "overall", math.nan)
+    if type(stars) not in (int, float):
+        raise _BadLine(f"the rating must be a number, got {reprlib.repr(stars)}")
     value = line.get(time)
     # True is an int to Python.
     if type(value) is not int or not -_LATEST < value // units < _LATEST:
         what = "milliseconds" if units > 1 else "seconds"
         raise _BadLine(f"{time} must be whole {what}, got {reprlib.repr(value)}")
-    return _text(line, user), _text(line, product), value // units
+    return _text(line, user), _text(line, product), value // units, float(stars)
 
 
 def _product(line: dict[str, Any]) -> tuple[str, str | None, str | None, float | None]:

@@ -50,7 +50,10 @@ class BadRows:
     def add(self, path: Path, line: int, reason: str) -> None:
         """Line `line` (the file's first is 1) cannot be used. Raises DataError unless skipping."""
         if self._on_bad_row == "stop":
-            raise DataError(f"{path}: line {line}: {reason} (--on-bad-row skip passes over it).")
+            hint = "--on-bad-row skip passes over it"
+            if line == 1:  # Of another kind of file, each line is bad.
+                hint = "is the file of this source's layout, without a header?"
+            raise DataError(f"{path}: line {line}: {reason} ({hint}).")
         self.count += 1
         self.first = self.first or f"{path.name}: line {line}: {reason}"
 

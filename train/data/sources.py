@@ -80,14 +80,27 @@ def still_there(source: str, folder: Path | str) -> str:
     Raises:
       DataError: what it names is gone; the message names the remedy.
     """
-    kind, _, where = source.partition(":")
-    for path in _paths(where) if kind in _FILES else []:
-        if not (is_file(path) or path.exists() or glob.glob(str(path), recursive=True)):
-            raise DataError(
-                f"{path}: the data of the run {folder} are no longer there; say where they are by "
-                f"--data {kind}:PATH."
-            )
+    missing = gone(source)
+    if missing is not None:
+        raise DataError(
+            f"{missing}: the data of the run {folder} are no longer there; say where they are by "
+            f"--data {kind_of(source)}:PATH."
+        )
     return source
+
+
+def gone(source: str) -> Path | None:
+    """The first of the paths that a source names at which there is nothing."""
+    _, _, where = source.partition(":")
+    for path in _paths(where) if kind_of(source) in _FILES else []:
+        if not (is_file(path) or path.exists() or glob.glob(str(path), recursive=True)):
+            return path
+    return None
+
+
+def kind_of(source: str) -> str:
+    """What stands before the colon: how the source is read."""
+    return source.partition(":")[0]
 
 
 def open_source(

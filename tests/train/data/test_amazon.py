@@ -6,6 +6,7 @@ import pytest
 
 from recjax.train.data import amazon
 from recjax.train.data.errors import DataError
+from recjax.train.data.protocol import Protocol
 from recjax.zoo.features import signatures
 
 # (user, product, second), in no order; A1's first review was published twice.
@@ -38,7 +39,9 @@ def reviews_2014():
 
 def reviews_2023():
     return [
-        json.dumps({"user_id": u, "asin": "x", "parent_asin": p, "timestamp": 1000 * t + 7})
+        json.dumps(
+            {"user_id": u, "asin": "x", "parent_asin": p, "timestamp": 1000 * t + 7, "rating": 5}
+        )
         for u, p, t in REVIEWS
     ]
 
@@ -313,3 +316,22 @@ def test_no_folder_and_empty_files(tmp_path):
     (tmp_path / "All_Beauty.jsonl").write_text("{}\n")
     with pytest.raises(DataError, match="holds no review that can be read .All_Beauty.jsonl: line"):
         amazon.load(tmp_path, on_bad_row="skip")
+
+
+@pytest.mark.parametrize("key", ["overall", "rating"])
+def test_reviews_of_few_stars_are_left_out(tmp_path, key):
+    lines = [json.loads(x) for x in (reviews_2014() if key == "overall" else reviews_2023())]
+    user, product = ("reviewerID", "asin") if key == "overall" else ("user_id", "parent_asin")
+    lines += [{**line, user: "A4", product: f"B10{n}"} for n, line in enumerate(lines[:4])]
+    for number, line in enumerate(lines):
+        line[key] = 1.0 if number == 4 else 4
+    del lines[8][key]  # Nobody knows how many.
+    put(tmp_path / "All_Beauty.jsonl", [json.dumps(line) for line in lines])
+    assert amazon.load(tmp_path).facts["events"] == 7 + 4
+    facts = amazon.load(tmp_path, protocol=Protocol(min_rating=4.0)).facts
+    assert facts["events rated below 4 left out"] == 2
+    assert facts["events"] == 3 + 4 and facts["users"] == 2
+    lines[0][key] = "5"
+    put(tmp_path / "All_Beauty.jsonl", [json.dumps(line) for line in lines])
+    with pytest.raises(DataError, match="the rating must be a number, got '5'"):
+        amazon.load(tmp_path)

@@ -168,6 +168,7 @@ def test_small_numbers_are_an_order_or_seconds_since_some_start():
     check(read(list(range(50))), "order", range(50), has_clock=False)
     check(read([str(n) for n in range(50)]), "order", range(50), has_clock=False)
     check(read([5, 4, 4, 1]), "order", [5, 4, 4, 1], has_clock=False)
+    check(read(list(range(10**6, 10**6 + 50))), "order", range(10**6, 10**6 + 50), has_clock=False)
     check(read([0, 90_000, 200_000]), "s", [0, 90_000, 200_000])
     check(read([-5, 7, 100, 200_000]), "s", [-5, 7, 100, 200_000])
 
@@ -207,3 +208,8 @@ def test_what_looks_like_time():
     assert looks_like_epoch(pa.array(["20200913"])) and looks_like_epoch(pa.array([1.6e9]))
     for values in ([1, 2], [MOMENT, 5], ["x"], [True], [-MOMENT], pa.nulls(2, pa.int64())):
         assert not looks_like_epoch(pa.array(values))
+
+
+def test_the_span_of_seconds_since_some_start_is_said():
+    hours = [1_600_000_000 // 3600 + hour * hour for hour in range(400)]  # Not what is meant.
+    assert read(hours).note == "seconds since some start, 1.84 days in all"

@@ -130,6 +130,15 @@ def test_bad_rows_stop_or_are_skipped(tmp_path, case, name):
     assert bad.facts()["first row skipped"].startswith(f"{name}: line 3: {reason}")
 
 
+def test_a_bad_first_line_asks_for_the_layout(tmp_path):
+    path = write(tmp_path, b"id,name,price\n1,a,.5\n", "some.csv")
+    wanted = "line 1: id must be a whole number, got 'id' .is the file of this source's layout, wi"
+    with pytest.raises(DataError, match=wanted) as caught:
+        read(path)
+    assert "skip" not in str(caught.value)
+    assert read(path, bad=BadRows("skip")) == [(1, "a", 0.5)]
+
+
 def test_an_open_quote_is_a_bad_row(tmp_path):
     path = write(tmp_path, '1,"a,2\n2,"b,\n c",3\n4,"d, e",5\n')
     with pytest.raises(DataError, match="line 1: cannot be split into values"):

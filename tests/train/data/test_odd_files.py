@@ -16,9 +16,10 @@ from recjax.train.data.errors import DataError
 from recjax.train.data.protocol import Protocol
 from recjax.train.data.sources import open_source
 from recjax.train.settings import Settings
-from recjax.train.suitable import require_suitable
+from recjax.train.suitable import require_suitable, unlearnt_tasks
 from recjax.train.suspects import suspects
-from recjax.zoo import esmm
+from recjax.zoo import MODELS, esmm
+from recjax.zoo.rerank import RERANKERS
 
 USERS, PER, ITEMS = 30, 12, 40
 START = 1_600_000_000
@@ -335,3 +336,18 @@ def test_what_a_source_does_not_heed_is_refused(source):
         with pytest.raises(DataError) as error:
             open_source(source, protocol=Protocol())
         assert "cannot be set" not in str(error.value)
+
+
+def test_one_time_for_all_is_said(tmp_path):
+    same = log(timestamp=lambda c: np.full(len(c["user_id"]), 1_600_000_000))
+    note = "all events have one time: the order of the rows is each user's order"
+    assert note in events.load(csv(tmp_path / "same.csv", same)).notes
+    assert note not in events.load(csv(tmp_path / "log.csv", log())).notes
+
+
+def test_tasks_that_a_model_does_not_learn():
+    tasks = ("view", "cart", "buy")
+    assert unlearnt_tasks("din", MODELS["din"], tasks) == ("cart", "buy")
+    assert unlearnt_tasks("mind", MODELS["mind"], tasks[:1]) == ()
+    assert unlearnt_tasks("esmm", esmm, tasks) == ("buy",)
+    assert unlearnt_tasks("evaluator", RERANKERS["evaluator"], tasks) == ()

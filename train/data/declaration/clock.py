@@ -162,11 +162,13 @@ def _read_numbers(
     if unit is not None:
         return _clock(values, numbers, wrong, unit, "")
     small = numbers[~wrong]
-    span = int(small.max(initial=0)) - int(small.min(initial=0)) if len(small) else 0
+    span = int(small.max()) - int(small.min()) if len(small) else 0
     # A count of events takes nearly every number; seconds of a log do not.
     has_clock = span >= _DAY and 2 * len(np.unique(small)) <= span + 1
     if has_clock:
-        return _clock(values, numbers, wrong, "s", "seconds since some start")
+        # Hours or days since 1970 look the same: the span shows whether these are seconds.
+        note = f"seconds since some start, {span / _DAY:.3g} days in all"
+        return _clock(values, numbers, wrong, "s", note)
     note = "tells an order, not a time"
     return _clock(values, numbers, wrong, "order", note, has_clock=False)
 
