@@ -1,8 +1,8 @@
 """Methods side by side: every training a process of its own, several seeds, medians and gains.
 
 A case is a source and the methods that compete on it; suites are lists of cases. The processes
-share the cores between them. A case whose name says "control" is a world in which the richer
-method must not win.
+share the cores between them, so no speed is reported: suite `training` measures it. A case whose
+name says "control" is a world in which the richer method must not win.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +25,6 @@ from ..train.evaluation import exchange_histories, predict
 from ..train.hit_rates import hit_rates
 from .results import Row
 
-UNITS = {"examples/s": "1/s"}
 BOUND, RARE, HIT_RATE = "auc, upper bound", "auc, rare items", "hit rate"
 _RARE = 3
 
@@ -113,7 +112,7 @@ def compare(cases: list[Case], seeds: int) -> list[Row]:
         for method, values in found.items():
             for metric in values[0]:
                 column = [value[metric] for value in values]
-                rows.append(Row.of(case.name, method, metric, column, UNITS.get(metric, "")))
+                rows.append(Row.of(case.name, method, metric, column))
         for richer, poorer, metric in case.gains:
             pairs = zip(found[richer], found[poorer], strict=True)
             gain = [mine[metric] - other[metric] for mine, other in pairs]
@@ -174,7 +173,6 @@ def _train(job: dict[str, Any]) -> _Outcome:
         beside = {"the truth": truth_of(dataset)}
         if "recall@50" in figures:
             beside = rules_of(dataset, trained.saved.settings.history)
-    figures["examples/s"] = results["train"]["examples_per_second"]
     return {"figures": figures, "beside": beside}
 
 

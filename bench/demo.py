@@ -16,7 +16,7 @@ def run(out: Path | str) -> Path:
     rows = compare([accuracy.MARKET, accuracy.CONTROL], seeds=1)
     path = results.write(out, "demo", "recjax demo", 0, rows)
     print()
-    print(results.markdown(rows, ["auc", "gauc", "logloss", "examples/s"]))
+    print(results.markdown(rows, ["auc", "gauc", "logloss"]))
     print()
     for case in (accuracy.MARKET.name, accuracy.CONTROL.name):
         auc = {row.method: row.value for row in rows if (row.case, row.metric) == (case, "auc")}

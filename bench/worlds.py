@@ -9,7 +9,7 @@ from .cases import choose
 from .compare import Case, Method, compare
 from .results import Row
 
-METRICS = ["auc", "conversion_given_click auc", "recall@50", "examples/s"]
+METRICS = ["auc", "conversion_given_click auc", "recall@50"]
 
 _SOFTMAX = ("normalize=softmax",)
 _SHORT = ("short_length=50", *_SOFTMAX)
