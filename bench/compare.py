@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from ..train import baselines, launch, metrics
+from ..train import launch
 from ..train.data.dataset import Dataset
 from ..train.data.sources import open_source
-from ..train.evaluation import exchange_histories, predict
-from ..train.hit_rates import hit_rates
+from ..train.evaluation import baselines, metrics
+from ..train.evaluation.scoring import exchange_histories, predict
+from ..train.inspection.hit_rates import hit_rates
 from .results import Row
 
 BOUND, RARE, HIT_RATE = "auc, upper bound", "auc, rare items", "hit rate"

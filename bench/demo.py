@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from ..train.data.market import PRESETS
-from . import accuracy, results
+from . import results
 from .compare import compare
+from .suites import accuracy
 
 
 def run(out: Path | str) -> Path:

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..train.data.batches.pipeline import Step, TrainingBatches
 from ..train.data.dataset import Dataset
 from ..train.data.event_log import EventLog, Requests
-from ..train.data.pipeline import Step, TrainingBatches
 from ..train.memory import keep_freed_memory
 from ..train.settings import Settings
 from ..train.step import TrainState, make_step, parallel_step, replicate, shard

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from recjax.train.data import interactions
-from recjax.train.data.encoding import Attribute
+from recjax.train.data.fields.encoding import Attribute
 from recjax.train.data.interactions import Interactions
 
 ITEM_IDS = [101, 102, 103, 104, 105, 106, 107, 108, 109]

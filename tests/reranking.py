@@ -44,7 +44,7 @@ def drawn(shapes, seed=1, scale=0.5):
 @functools.cache
 def generator_of(config=CONFIG, seed=1, module=generator):
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), config))
-    return last.Generator(drawn(shapes, seed), config, module)
+    return last.TrainedGenerator(drawn(shapes, seed), config, module)
 
 
 @functools.cache

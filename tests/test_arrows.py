@@ -82,7 +82,7 @@ def test_the_suites_of_kernels_run_on_machines_that_have_little_but_jax():
 import sys
 for name in ("pyarrow", "tyro", "orbax.checkpoint", "tensorstore", "matplotlib"):
     sys.modules[name] = None
-from recjax.bench import gpu, kernels, suites
-assert suites.SUITES
+from recjax.bench.suites import SUITES, gpu, kernels
+assert SUITES
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,27 +9,28 @@ import jax
 
 from ..zoo import MODELS
 from ..zoo.contract import Model, Variables
+from ..zoo.layers.retrieval import identity_field
 from ..zoo.rerank import GENERATORS
 from ..zoo.rerank.rewards import Evaluators
-from ..zoo.retrieval import identity_field
-from . import checkpoints, defaults, inspection, run
-from .calibration import Calibrations
-from .data.crosses import with_crosses
+from . import checkpoints, defaults, run
 from .data.dataset import Dataset
 from .data.declaration.columns import Columns
 from .data.event_log import Requests
+from .data.fields.crosses import with_crosses
+from .data.fields.statistics import with_statistics
 from .data.files import is_file
-from .data.lines import OnBadRow
+from .data.files.lines import OnBadRow
 from .data.protocol import POPULARITY, UNIFORM
 from .data.sources import absolute, open_source, still_there
-from .data.statistics import with_statistics
 from .defaults import ALL
-from .evaluation import evaluate
+from .evaluation.calibration import Calibrations
+from .evaluation.scoring import evaluate
+from .inspection import report
+from .inspection.suitable import require_suitable, unlearnt_tasks
 from .loop import fit
 from .rerank import fit_generator
 from .settings import Settings
 from .step import offer_devices
-from .suitable import require_suitable, unlearnt_tasks
 
 _OF_TEST = "evaluation_negatives"  # Another split would test on what the run was trained on.
 
@@ -229,7 +230,7 @@ def evaluate_run(
             },
         )
     if not quiet:
-        inspection.say_notes(dataset)
+        report.say_notes(dataset)
     dataset = prepared(dataset, settings)
     saved.require_schema(dataset.schema)
     if saved.has_clock != dataset.log.has_clock:
@@ -270,7 +271,7 @@ def inspect(
     _, more = _parse(MODELS["mlp"].Config, overrides or [])
     settings = Settings(**more)
     dataset = opened(absolute(source), settings, on_bad_row=on_bad_row, columns=columns)
-    inspection.show(prepared(dataset, settings), history=history)
+    report.show(prepared(dataset, settings), history=history)
 
 
 def declared(columns: Columns | Path | str | None) -> tuple[Columns | None, list[str] | None]:

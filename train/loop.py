@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..zoo.contract import Batch, Model, Variables
-from . import checkpoints, inspection, run
+from . import checkpoints, run
+from .data.batches.deduplicate import Pulled
+from .data.batches.pipeline import TrainingBatches
 from .data.dataset import Dataset
-from .data.deduplicate import Pulled
-from .data.pipeline import TrainingBatches
 from .data.sources import absolute, gone, kind_of
-from .evaluation import evaluate, fit_calibrations, score, summary
+from .evaluation.scoring import evaluate, fit_calibrations, score, summary
+from .inspection import report
 from .memory import keep_freed_memory
 from .plots import learning_curve
 from .progress import Progress
@@ -106,7 +107,7 @@ def fit(
     _open(out, resume, name, config, settings, source, dataset)
     with run.forgotten_on_failure(out):
         if not quiet:  # What is refused is refused before, in one line.
-            inspection.say(dataset)
+            report.say(dataset)
         position = trainer.begin()
         if resume and checkpoints.steps(last):
             position = trainer.restore(out)

@@ -21,12 +21,19 @@ from ..zoo.contract import Batch, Variables, served
 from ..zoo.rerank import generator as generators
 from ..zoo.rerank.last import seeds_of
 from ..zoo.rerank.rewards import Evaluators, Judge, judge_of, require_fit, upstream
-from . import checkpoints, inspection, run
+from . import checkpoints, run
 from .data import draws
+from .data.batches.pipeline import (
+    evaluation_batches,
+    fill_up,
+    fitting_batch,
+    pulled_batch,
+    whole_batch,
+)
 from .data.dataset import Dataset
 from .data.event_log import EventLog, Requests
-from .data.pipeline import evaluation_batches, fill_up, fitting_batch, pulled_batch, whole_batch
-from .evaluation import evaluate, even_preferences
+from .evaluation.scoring import evaluate, even_preferences
+from .inspection import report
 from .progress import Progress
 from .settings import Settings
 from .step import initial_state, make_step
@@ -194,7 +201,7 @@ def fit_generator(
     )
     with run.forgotten_on_failure(out):
         if not quiet:
-            inspection.say(dataset)
+            report.say(dataset)
         started = time.perf_counter()
         variables = train_generator(
             config,

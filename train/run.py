@@ -29,9 +29,9 @@ import numpy as np
 from ..zoo.contract import Model, Variables
 from ..zoo.features import HashedRows, KnownRows, RowMap, Schema
 from ..zoo.features.file_names import file_of
-from .calibration import Calibration, Calibrations
 from .data.dataset import Dataset
 from .data.declaration.columns import Columns, of_schema
+from .evaluation.calibration import Calibration, Calibrations
 from .settings import Settings
 
 _DIFFERENCES = 8  # Of schemas, that a message shows.

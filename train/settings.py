@@ -13,12 +13,12 @@ from . import tables
 from .data.protocol import POPULARITY, UNIFORM, Protocol
 
 TABLE_OPTIMIZERS: dict[str, Callable[..., tables.RowOptimizer]] = {
-    "sgd": tables.SGD,
-    "adagrad": tables.Adagrad,
-    "rowwise_adagrad": tables.RowWiseAdagrad,
-    "lazy_adam": tables.LazyAdam,
-    "ftrl": tables.FTRL,
-    "proximal": tables.ProximalAdagrad,
+    "sgd": tables.sgd,
+    "adagrad": tables.adagrad,
+    "rowwise_adagrad": tables.row_wise_adagrad,
+    "lazy_adam": tables.lazy_adam,
+    "ftrl": tables.ftrl,
+    "proximal": lambda **penalties: tables.chain(tables.adagrad(), tables.proximal(**penalties)),
 }
 # Which settings an optimiser of rows takes as options of its own.
 TABLE_PENALTIES = {"ftrl": ("l1",), "proximal": ("l1", "l21")}
@@ -40,7 +40,7 @@ class Settings:
       epochs: passes over the training requests.
       steps: stop after so many steps even if epochs remain; 0 means no such limit.
       batch_size: labelled candidates per step; 0 takes what suits their number, see
-        `data.pipeline.fitting_batch`.
+        `data.batches.pipeline.fitting_batch`.
       history: newest events of a user that the model sees.
       negatives: drawn per positive, where the source holds only positives.
       point_in_time: whether negatives are only items that had appeared when a request was made,
@@ -65,7 +65,7 @@ class Settings:
       leave_out: fields that the model is not to see, NAME or ROLE.NAME.
       crosses: combinations of id fields to add, e.g. user.city*candidate.category.
       cross_rows: rows of each cross's table. cross_history: newest events that are crossed.
-      statistics: counts of past events to add, e.g. count(item;7d); see `data.statistics`.
+      statistics: counts of past events to add, e.g. count(item;7d); see `data.fields.statistics`.
     """
 
     epochs: int = 10

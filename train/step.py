@@ -17,7 +17,7 @@ import optax
 
 from ..zoo.contract import Batch, Model, Variables
 from . import tables
-from .data.deduplicate import Pulled
+from .data.batches.deduplicate import Pulled
 from .settings import OPTIMIZERS, Settings
 
 AXIS = "devices"

@@ -51,8 +51,8 @@ from .embeddings import (
     tower_input,
 )
 from .features import Schema
-from .layers import ACTIVATIONS, Activation, Layers, Tower
-from .losses import ranking_loss
+from .layers.losses import ranking_loss
+from .layers.tower import ACTIVATIONS, Activation, Layers, Tower
 
 KIND = "ranking"
 

@@ -33,7 +33,6 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ..kernels.augru import augru, gru
 from ..kernels.target_attention import normalized
-from .auxiliary import NextBehaviour, auxiliary_loss, negatives_of
 from .checks import require_choice, require_item_fields, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .din import ActivationUnit
@@ -51,9 +50,10 @@ from .embeddings import (
     tower_input,
 )
 from .features import Schema
-from .layers import ACTIVATIONS, Activation, Query, Tower
-from .losses import click_loss, in_training
-from .recurrence import GATE_BIAS, Recurrence
+from .layers.auxiliary import NextBehaviour, auxiliary_loss, negatives_of
+from .layers.losses import click_loss, in_training
+from .layers.recurrence import GATE_BIAS, Recurrence
+from .layers.tower import ACTIVATIONS, Activation, Query, Tower
 
 KIND = "ranking"
 

@@ -38,8 +38,8 @@ from .checks import require_choice, require_item_fields, require_positive, requi
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .embeddings import as_arrays, dropout, embed, init_variables, read_tables, tower_input
 from .features import Schema
-from .layers import ACTIVATIONS, PRELU_ALPHA, Activation, RunningMoments, Tower
-from .losses import ranking_loss
+from .layers.losses import ranking_loss
+from .layers.tower import ACTIVATIONS, PRELU_ALPHA, Activation, RunningMoments, Tower
 
 KIND = "ranking"
 

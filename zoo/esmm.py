@@ -54,8 +54,8 @@ from .embeddings import (
     tower_input,
 )
 from .features import Schema
-from .layers import ACTIVATIONS, Activation, Layers, Tower
-from .losses import click_loss, in_training, label_of
+from .layers.losses import click_loss, in_training, label_of
+from .layers.tower import ACTIVATIONS, Activation, Layers, Tower
 
 KIND = "ranking"
 

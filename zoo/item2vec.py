@@ -40,7 +40,7 @@ from .embeddings import (
     require_drawn,
 )
 from .features import Schema
-from .retrieval import (
+from .layers.retrieval import (
     identity_field,
     identity_schema,
     mean_over_positives,

@@ -10,7 +10,7 @@ One weight per id, none of them multiplied with another:
 The weights explain the features: row j of a field's table says what id j is worth, in log-odds,
 and `contributions` says what each field adds to a candidate's score. Most of them are exact zeros
 after training with `table_optimizer="ftrl"` (a `table_learning_rate` near 1 is usual there) and
-`l1` > 0, see `train.tables.FTRL`; its state is in the checkpoint, so that training goes on from day
+`l1` > 0, see `train.tables.ftrl`; its state is in the checkpoint, so that training goes on from day
 to day.
 
 What a request has once (user, context, history) adds the same to each of its candidates: it moves
@@ -35,7 +35,7 @@ from .checks import require_choice
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .embeddings import Pooling, as_arrays, embed_field, init_variables, pool, read_tables
 from .features import Schema
-from .losses import ranking_loss
+from .layers.losses import ranking_loss
 
 KIND = "ranking"
 

@@ -39,7 +39,7 @@ from .embeddings import (
     require_drawn,
 )
 from .features import Schema
-from .retrieval import (
+from .layers.retrieval import (
     identity_field,
     identity_schema,
     left_out_draws,

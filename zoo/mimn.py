@@ -39,7 +39,6 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from .auxiliary import NextBehaviour, auxiliary_loss, negatives_of
 from .checks import require_choice, require_item_fields, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .din import ActivationUnit, Normalize
@@ -57,9 +56,9 @@ from .embeddings import (
     tower_input,
 )
 from .features import Schema
-from .layers import ACTIVATIONS, Activation, Query, Tower
-from .losses import click_loss, in_training
-from .memory import (
+from .layers.auxiliary import NextBehaviour, auxiliary_loss, negatives_of
+from .layers.losses import click_loss, in_training
+from .layers.memory import (
     Machine,
     Regularisation,
     State,
@@ -69,6 +68,7 @@ from .memory import (
     step,
     unequal_usage,
 )
+from .layers.tower import ACTIVATIONS, Activation, Query, Tower
 
 KIND = "ranking"
 

@@ -5,10 +5,10 @@ https://arxiv.org/abs/1904.08030.
 
 A user is several vectors, each a cluster of past behaviours, so that retrieval can serve several
 needs at once. Behaviours S e_i are shared out among interests u_j by dynamic routing (section 3.3,
-`zoo.routing`); each u_j with the user's profile passes through layers and gives v_j. In training
-the candidate picks its interest (label-aware attention, section 3.5) and sampled softmax compares
-it with shared negatives (section 3.6); when serving, the score is max_j v_j . e. A user with n
-behaviours has max(1, min(K, floor(log2 n))) interests; the others do not exist.
+`zoo.layers.routing`); each u_j with the user's profile passes through layers and gives v_j. In
+training the candidate picks its interest (label-aware attention, section 3.5) and sampled softmax
+compares it with shared negatives (section 3.6); when serving, the score is max_j v_j . e. A user
+with n behaviours has max(1, min(K, floor(log2 n))) interests; the others do not exist.
 
 Differs from the paper: the starting logits are a fixed draw instead of a new one per call, so that
 a user's vectors are the same at every call; the candidate takes its best interest alone, the
@@ -45,14 +45,14 @@ from .embeddings import (
     require_drawn,
 )
 from .features import Field, Schema
-from .retrieval import (
+from .layers.retrieval import (
     NEVER,
     identity_field,
     left_out_draws,
     nearest_interest,
     sampled_softmax_loss,
 )
-from .routing import Agreement, interest_mask, route, routing_logits
+from .layers.routing import Agreement, interest_mask, route, routing_logits
 
 KIND = "retrieval"
 

@@ -31,8 +31,8 @@ from .embeddings import (
     tower_input,
 )
 from .features import Schema
-from .layers import ACTIVATIONS, Activation, Tower
-from .losses import ranking_loss
+from .layers.losses import ranking_loss
+from .layers.tower import ACTIVATIONS, Activation, Tower
 
 KIND = "ranking"
 

@@ -31,7 +31,7 @@ from .checks import require_choice, require_positive
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .embeddings import INIT_STD, Pooling, as_arrays, init_variables, read_tables
 from .features import Schema
-from .losses import ranking_loss
+from .layers.losses import ranking_loss
 from .lr import Linear, sum_terms
 
 KIND = "ranking"

@@ -52,10 +52,10 @@ from .embeddings import (
     read_tables,
     tower_input,
 )
-from .exact_search import Events, ExactSearch, pick, starting_as
 from .features import Schema
-from .layers import ACTIVATIONS, Activation, Tower
-from .losses import click_loss, in_training
+from .layers.exact_search import Events, ExactSearch, pick, starting_as
+from .layers.losses import click_loss, in_training
+from .layers.tower import ACTIVATIONS, Activation, Tower
 
 KIND = "ranking"
 

@@ -4,7 +4,6 @@ import time
 
 import pytest
 
-from recjax.bench import accuracy, fields, worlds
 from recjax.bench import compare as compare_module
 from recjax.bench.cases import choose
 from recjax.bench.compare import (
@@ -15,8 +14,8 @@ from recjax.bench.compare import (
     flat_metrics,
     rules_of,
 )
-from recjax.train.data import planted
-from recjax.train.data.market import PRESETS
+from recjax.bench.suites import accuracy, fields, worlds
+from recjax.train.data.market import PRESETS, planted
 from recjax.train.data.sources import open_source
 from recjax.train.settings import Settings
 from recjax.zoo import MODELS

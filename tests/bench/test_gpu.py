@@ -9,8 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from recjax.bench import gpu, gpu_models, gpu_ops, last_cost, suites
+from recjax.bench import suites
+from recjax.bench.gpu import kernels, models
+from recjax.bench.reranking import cost
 from recjax.bench.results import Row
+from recjax.bench.suites import gpu
 from recjax.kernels.dot_attention.cases import Case as Search
 from recjax.kernels.pointer_decode.cases import Case as Lists
 from recjax.kernels.target_attention.cases import Case as Attention
@@ -18,9 +21,9 @@ from recjax.train.settings import Settings
 
 SIZES = {"name": "", "batch": 2, "candidates": 3, "length": 40, "width": 8}
 SMALL = [
-    gpu_ops.Workload("attention", "target_attention", Attention(**SIZES, units=(6, 4))),
-    gpu_ops.Workload("search", "dot_attention", Search(**SIZES, intervals=5, interval_width=2)),
-    gpu_ops.Workload(
+    kernels.Workload("attention", "target_attention", Attention(**SIZES, units=(6, 4))),
+    kernels.Workload("search", "dot_attention", Search(**SIZES, intervals=5, interval_width=2)),
+    kernels.Workload(
         "lists",
         "pointer_decode",
         Lists(name="", batch=2, candidates=5, slots=3, lanes=4, width=8, units=4),
@@ -41,23 +44,23 @@ def test_without_a_gpu_it_names_what_it_leaves_out(tmp_path, capsys):
 
 @pytest.mark.parametrize("workload", SMALL, ids=lambda x: x.name)
 def test_parity_of_what_is_right(workload):
-    rows = gpu_ops.parity(workload, gpu_ops.OPS[workload.op].plain)
+    rows = kernels.parity(workload, kernels.OPS[workload.op].plain)
     assert {row.method for row in rows} == {"float32", "float32 by TF32", "bfloat16"}
     assert {row.metric for row in rows} == set(gpu.METRICS[-4:])
-    assert not any(map(gpu_ops.too_far, rows))
+    assert not any(map(kernels.too_far, rows))
 
 
 @pytest.mark.parametrize("factor", [1.5, np.nan])
 def test_parity_of_what_is_wrong(factor, monkeypatch):
-    right = gpu_ops.OPS["dot_attention"]
+    right = kernels.OPS["dot_attention"]
 
     def run(*args, implementation):
         out = right.run(*args, implementation="chunked")
         return out * factor if implementation == "reference" else out
 
-    monkeypatch.setitem(gpu_ops.OPS, "dot_attention", dataclasses.replace(right, run=run))
-    rows = gpu_ops.parity(SMALL[1], "reference")
-    assert all(map(gpu_ops.too_far, rows))
+    monkeypatch.setitem(kernels.OPS, "dot_attention", dataclasses.replace(right, run=run))
+    rows = kernels.parity(SMALL[1], "reference")
+    assert all(map(kernels.too_far, rows))
     json.dumps([dataclasses.asdict(row) for row in rows], allow_nan=False)
 
 
@@ -65,10 +68,10 @@ def test_a_wrong_leaf_is_seen_whatever_the_others_are():
     right = [np.ones(3), np.ones(3), np.full(3, 100.0), np.full(3, 10.0)]
     for i in range(4):
         wrong = [x * (1.01 if i == j else 1.0) for j, x in enumerate(right)]
-        for measure in (gpu_ops.units_off, gpu_ops.relative_error):
-            assert gpu_ops.worst_leaf(measure, wrong, right, 1e-3) > 1
+        for measure in (kernels.units_off, kernels.relative_error):
+            assert kernels.worst_leaf(measure, wrong, right, 1e-3) > 1
             spoilt = [x * np.nan if i == j else x for j, x in enumerate(right)]
-            assert gpu_ops.worst_leaf(measure, spoilt, right, 1e-3) == gpu_ops.FAR
+            assert kernels.worst_leaf(measure, spoilt, right, 1e-3) == kernels.FAR
 
 
 def test_a_lost_tile_is_seen_though_no_number_is_far_off():
@@ -77,24 +80,24 @@ def test_a_lost_tile_is_seen_though_no_number_is_far_off():
     rows = [
         Row.of("case", "bfloat16", metric, [measure(wrong, right, 2.0**-7)])
         for metric, measure in (
-            ("units off", gpu_ops.units_off),
-            ("relative error", gpu_ops.relative_error),
+            ("units off", kernels.units_off),
+            ("relative error", kernels.relative_error),
         )
     ]
-    assert [gpu_ops.too_far(row) for row in rows] == [False, True]
+    assert [kernels.too_far(row) for row in rows] == [False, True]
 
 
 @pytest.mark.parametrize("workload", SMALL, ids=lambda x: x.name)
 def test_times_and_rates(workload, capsys, monkeypatch):
-    monkeypatch.setattr(gpu_ops, "SECONDS_PER_REPEAT", 0.0)
-    plain = gpu_ops.OPS[workload.op].plain
-    seconds = gpu_ops.times(workload, ("triton", plain))
+    monkeypatch.setattr(kernels, "SECONDS_PER_REPEAT", 0.0)
+    plain = kernels.OPS[workload.op].plain
+    seconds = kernels.times(workload, ("triton", plain))
     assert not seconds["triton"] and "triton, forward: left out" in capsys.readouterr().out
-    roof = gpu_ops.roofline(side=64, numbers=1000)
-    rows = gpu_ops.rates(workload, plain, seconds[plain], roof)
+    roof = kernels.roofline(side=64, numbers=1000)
+    rows = kernels.rates(workload, plain, seconds[plain], roof)
     assert {row.metric for row in rows} == set(gpu.METRICS[:5])
     assert all(row.value > 0 for row in rows)
-    assert gpu_ops.rates(workload, "triton", seconds["triton"], roof) == []
+    assert kernels.rates(workload, "triton", seconds["triton"], roof) == []
 
 
 @pytest.mark.parametrize(
@@ -112,18 +115,16 @@ def test_the_verdict_never_says_more_than_was_measured(wanted, values, said):
 
 
 def test_whole_models(monkeypatch):
-    monkeypatch.setattr(gpu_models, "SETTINGS", Settings(batch_size=8, history=4))
-    monkeypatch.setattr(gpu_models, "STEPS", 1)
-    monkeypatch.setattr(gpu_models, "READY", 1)
+    monkeypatch.setattr(models, "SETTINGS", Settings(batch_size=8, history=4))
+    monkeypatch.setattr(models, "STEPS", 1)
+    monkeypatch.setattr(models, "READY", 1)
     sizes = {"attention_units": (4,), "tower_units": (4,)}
-    rows = gpu_models.din_training("din", sizes=sizes, items=100)
+    rows = models.din_training("din", sizes=sizes, items=100)
     assert {row.method for row in rows} == {"din", "din, the step alone"}
     # Compiling them is left to the suite `last`.
     taken = [*np.full(95, 0.01), *np.full(5, 0.05)]
-    monkeypatch.setattr(
-        last_cost, "seconds", lambda methods, requests: dict.fromkeys(methods, taken)
-    )
-    rows += gpu_models.last_latency("last", requests=2)
+    monkeypatch.setattr(cost, "seconds", lambda methods, requests: dict.fromkeys(methods, taken))
+    rows += models.last_latency("last", requests=2)
     found = {(row.method, row.metric): row.value for row in rows}
     assert found["one-shot", "ms"] == pytest.approx(10)
     assert found["LAST, S = 32", "p99 ms"] == pytest.approx(50)

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recjax.bench import last, last_preferences, results
+from recjax.bench import results
+from recjax.bench.reranking import preferences
+from recjax.bench.suites import last
 from recjax.train.data.market.slates import SLATES
 from recjax.zoo.rerank.last import PRESETS
 
@@ -55,8 +57,8 @@ def test_differences_are_of_the_same_requests():
 
 
 def test_weights_of_preferences_go_from_one_objective_to_the_other():
-    assert len(last_preferences.OBJECTIVES) == len(last_preferences._WORTH) == 2
-    assert last_preferences.WEIGHTS[0] == 0 and last_preferences.WEIGHTS[-1] == 1
+    assert len(preferences.OBJECTIVES) == len(preferences._WORTH) == 2
+    assert preferences.WEIGHTS[0] == 0 and preferences.WEIGHTS[-1] == 1
 
 
 @pytest.mark.parametrize(

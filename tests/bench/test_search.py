@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from recjax.bench import search
+from recjax.bench.suites import search
 from recjax.train import defaults
 from recjax.train.settings import Settings
 from recjax.zoo import din

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from recjax import zoo
-from recjax.bench import training
+from recjax.bench.suites import training
 from recjax.bench.workload import batches, synthetic
 from recjax.train.settings import Settings
 from recjax.train.step import initial_state, make_step

@@ -3,8 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from recjax.train.data.batches.pipeline import pulled_batch, whole_batch
 from recjax.train.data.event_log import EventLog, Requests
-from recjax.train.data.pipeline import pulled_batch, whole_batch
 from recjax.zoo.features import Field, HashedRows, Schema, Table, encode, record_type
 from recjax.zoo.features.cross import cross
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from recjax import zoo
-from recjax.bench import deepctr
+from recjax.bench.peers import deepctr
 from recjax.bench.workload import batches, synthetic
 from recjax.train.settings import Settings
 

@@ -29,7 +29,7 @@ from parity.oracles import (
 )
 from recjax.kernels.target_attention import Layer, Weights, moments, target_attention
 from recjax.zoo import din
-from recjax.zoo.layers import Dice
+from recjax.zoo.layers.tower import Dice
 
 LENGTHS = np.array([6, 1, 4, 3])
 MASK = np.arange(6)[None] < LENGTHS[:, None]

@@ -27,7 +27,7 @@ from parity.oracles import (
     shake,
 )
 from recjax.zoo import sim
-from recjax.zoo.exact_search import Events, ExactSearch
+from recjax.zoo.layers.exact_search import Events, ExactSearch
 
 HEADS, HEAD_DIM, TOP_K = 2, 3, 3
 

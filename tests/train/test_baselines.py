@@ -4,8 +4,8 @@ from logs import hand_made_dataset, random_dataset
 import numpy as np
 import pytest
 
-from recjax.train.baselines import evaluate_popularity, evaluate_tags
-from recjax.train.retrieval import Judged, Top, measure
+from recjax.train.evaluation.baselines import evaluate_popularity, evaluate_tags
+from recjax.train.evaluation.retrieval import Judged, Top, measure
 
 
 def tags_of(column, item):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recjax.train.calibration import Calibration, fit_calibration
+from recjax.train.evaluation.calibration import Calibration, fit_calibration
 
 
 def log_loss(logit, label, weight=None):

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from recjax.train import checkpoints
-from recjax.train.data.pipeline import whole_batch
+from recjax.train.data.batches.pipeline import whole_batch
 from recjax.train.data.sources import open_source
 from recjax.train.loop import fit
 from recjax.train.settings import Settings
 from recjax.zoo.contract import Model, Output, Requirements
 from recjax.zoo.embeddings import as_arrays, embed, init_variables, masked_sum, read_tables
 from recjax.zoo.features import Schema
-from recjax.zoo.losses import ranking_loss
+from recjax.zoo.layers.losses import ranking_loss
 
 # --- the model: a dot product of the candidate with the sum of the history, and a bias ---------
 

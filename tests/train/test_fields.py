@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from recjax.train import launch
-from recjax.train.data import planted
 from recjax.train.data.declaration.columns import Columns
 from recjax.train.data.errors import DataError
+from recjax.train.data.market import planted
 from recjax.train.data.sources import open_source
 from recjax.train.run import RunError
 from recjax.zoo.features import UNSEEN_ROW

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from recjax.train import inspection
 from recjax.train.data import interactions
 from recjax.train.data.dataset import Dataset
 from recjax.train.data.event_log import EventLog, Requests
-from recjax.train.drift import drift, ks, psi_of_ids, psi_of_numbers
-from recjax.train.hit_rates import hit_rates
+from recjax.train.inspection import report
+from recjax.train.inspection.drift import drift, ks, psi_of_ids, psi_of_numbers
+from recjax.train.inspection.hit_rates import hit_rates
 from recjax.train.loop import fit
 from recjax.train.settings import Settings
 from recjax.zoo import mlp
@@ -144,7 +144,7 @@ def test_few_requests_raise_no_alarm():
 
 def test_the_report_is_printed():
     console = Console(file=io.StringIO(), width=120)
-    inspection.show(planted(), console=console)
+    report.show(planted(), console=console)
     text = console.file.getvalue()
     line = next(line for line in text.splitlines() if "context.sample" in line)
     assert "identifies samples" in line and "100.0%" in line and "0.0%" in line

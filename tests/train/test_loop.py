@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 from recjax.train import checkpoints, loop, run
-from recjax.train.data import events
 from recjax.train.data.errors import DataError
-from recjax.train.data.sources import open_source
+from recjax.train.data.sources import events, open_source
 from recjax.train.defaults import model_config
 from recjax.train.launch import evaluate_run
 from recjax.train.loop import count_rows, fit

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from recjax.train.metrics import (
+from recjax.train.evaluation.metrics import (
     auc,
     calibration,
     calibration_error,
@@ -335,7 +335,7 @@ def test_evaluate_by_segment_is_evaluate_of_the_segment():
 
 
 def test_evaluate_tells_the_largest_segments_apart_and_counts_the_others(monkeypatch):
-    monkeypatch.setattr("recjax.train.segments.MOST", 2)
+    monkeypatch.setattr("recjax.train.evaluation.segments.MOST", 2)
     logit, label, mask, user = requests()
     scene = np.array(["a", "b", "c", "d", "d", "c"])[np.arange(30) % 6]  # c, d: 10 requests each
     result = evaluate(logit, label, np.ones_like(mask), user=user, segments={"scene": scene})

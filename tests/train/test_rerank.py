@@ -11,9 +11,9 @@ import pytest
 
 from recjax.cli import main
 from recjax.train import launch
+from recjax.train.data.batches.pipeline import whole_batch
 from recjax.train.data.market import PRESETS, slate_log
 from recjax.train.data.market.slates import SLATES, SlateWorld
-from recjax.train.data.pipeline import whole_batch
 from recjax.train.rerank import Actor, fit_generator, train_generator
 from recjax.train.settings import Settings
 from recjax.zoo.rerank import evaluator, generator, nar, rewards

@@ -12,11 +12,10 @@ from logs import ORDERED, hand_made_dataset, random_dataset
 import numpy as np
 import pytest
 
-from recjax.train import retrieval
-from recjax.train.baselines import evaluate_popularity
 from recjax.train.data.event_log import EventLog, Requests
-from recjax.train.evaluation import predict
-from recjax.train.retrieval import (
+from recjax.train.evaluation import retrieval
+from recjax.train.evaluation.baselines import evaluate_popularity
+from recjax.train.evaluation.retrieval import (
     Judged,
     Top,
     categories_covered,
@@ -27,6 +26,7 @@ from recjax.train.retrieval import (
     recall_by_popularity,
     top_items,
 )
+from recjax.train.evaluation.scoring import predict
 from recjax.zoo import mind, mlp
 from recjax.zoo.contract import Requirements
 

@@ -10,7 +10,7 @@ from recjax.cli import main
 from recjax.train.data.errors import DataError
 from recjax.train.data.sources import open_source
 from recjax.train.defaults import ALL
-from recjax.train.suitable import require_suitable
+from recjax.train.inspection.suitable import require_suitable
 
 POSITIVES = random_dataset()
 OF_SLATES = ("evaluator", "generator", "nar")

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from recjax.train.data import interactions, market
-from recjax.train.data.encoding import Attribute
+from recjax.train.data.fields.encoding import Attribute
 from recjax.train.data.interactions import Interactions
-from recjax.train.suspects import suspects
+from recjax.train.inspection.suspects import suspects
 from recjax.zoo.features import Field
 
 SHOP = shop_columns(users=150, items=300, events=3000)

@@ -6,29 +6,30 @@ import numpy as np
 import optax
 import pytest
 
-from recjax.train.data.deduplicate import deduplicate, distinct, padded_size
+from recjax.train.data.batches.deduplicate import deduplicate, distinct, padded_size
 from recjax.train.settings import Settings
 from recjax.train.tables import (
-    FTRL,
-    SGD,
-    Adagrad,
-    LazyAdam,
-    ProximalAdagrad,
-    RowWiseAdagrad,
+    adagrad,
+    chain,
+    ftrl,
     init,
+    lazy_adam,
+    proximal,
     pull,
     push,
+    row_wise_adagrad,
+    sgd,
 )
 from testing import assert_close
 
 ROWS, DIM = {"item": 40, "user": 17}, {"item": 4, "user": 3}
 OPTIMIZERS = {
-    "sgd": SGD(),
-    "adagrad": Adagrad(),
-    "row-wise adagrad": RowWiseAdagrad(initial_accumulator=0.01),
-    "lazy adam": LazyAdam(),
-    "ftrl": FTRL(l1=0.1),
-    "proximal": ProximalAdagrad(l1=0.1, l21=0.1),
+    "sgd": sgd(),
+    "adagrad": adagrad(),
+    "row-wise adagrad": row_wise_adagrad(initial_accumulator=0.01),
+    "lazy adam": lazy_adam(),
+    "ftrl": ftrl(l1=0.1),
+    "proximal": chain(adagrad(), proximal(l1=0.1, l21=0.1)),
 }
 
 
@@ -248,10 +249,10 @@ def everything(seed):
 @pytest.mark.parametrize(
     "lazy, dense",
     [
-        (SGD(), optax.sgd(0.05)),
-        (Adagrad(), optax.adagrad(0.05)),
+        (sgd(), optax.sgd(0.05)),
+        (adagrad(), optax.adagrad(0.05)),
         (
-            Adagrad(initial_accumulator=0.0, epsilon=1e-3),
+            adagrad(initial_accumulator=0.0, epsilon=1e-3),
             optax.adagrad(0.05, initial_accumulator_value=0.0, eps=1e-3),
         ),
     ],
@@ -263,14 +264,14 @@ def test_equals_the_dense_optimiser_on_any_ids(lazy, dense):
 
 def test_lazy_adam_equals_adam_where_every_row_is_touched():
     batches = [everything(seed) for seed in range(5)]
-    lazy, _ = run(LazyAdam(), batches)
+    lazy, _ = run(lazy_adam(), batches)
     dense = dense_run(optax.adam(0.05), batches)
     # Adam divides tiny gradients by themselves, which magnifies their rounding.
     assert_close(lazy, dense, ulps=64)
 
 
 def test_lazy_adam_counts_all_steps_and_leaves_moments_alone():
-    optimizer = LazyAdam(b1=0.8, b2=0.9, epsilon=1e-6)
+    optimizer = lazy_adam(b1=0.8, b2=0.9, epsilon=1e-6)
     tables = {"item": jnp.full((4, 1), 2.0)}
     state = init(optimizer, tables)
     expected, m, v = 2.0, 0.0, 0.0
@@ -294,7 +295,7 @@ def test_lazy_adam_counts_all_steps_and_leaves_moments_alone():
 
 
 def test_row_wise_adagrad_against_a_loop():
-    optimizer = RowWiseAdagrad(initial_accumulator=0.01, epsilon=1e-4)
+    optimizer = row_wise_adagrad(initial_accumulator=0.01, epsilon=1e-4)
     tables = tables_of()
     state = init(optimizer, tables)
     assert state["item"]["accumulator"].shape == (40,)
@@ -338,7 +339,7 @@ GRADIENTS = np.random.default_rng(0).normal(size=(12, 6, 3)) * np.logspace(-2, 0
 )
 def test_ftrl_is_algorithm_1_weight_by_weight(beta, l1, l2):
     alpha, number = 0.3, lambda x: float(np.float32(x))
-    optimizer = FTRL(beta=beta, l1=l1, l2=l2)
+    optimizer = ftrl(beta=beta, l1=l1, l2=l2)
     table, state = pushes(optimizer, np.zeros((6, 3)), GRADIENTS, [alpha] * 12)
     expected = {"w": np.zeros((6, 3)), "z": np.zeros((6, 3)), "n": np.zeros((6, 3))}
     for row, column in np.ndindex(6, 3):
@@ -361,7 +362,7 @@ def test_ftrl_is_algorithm_1_weight_by_weight(beta, l1, l2):
 
 def test_ftrl_zeros_grow_with_l1():
     share = [
-        (pushes(FTRL(l1=l1), np.zeros((6, 3)), GRADIENTS, [0.3] * 12)[0][1:] == 0).mean()
+        (pushes(ftrl(l1=l1), np.zeros((6, 3)), GRADIENTS, [0.3] * 12)[0][1:] == 0).mean()
         for l1 in (0.0, 0.2, 0.5, 1.0, 2.0, 10.0)
     ]
     assert share == sorted(share) and share[0] == 0 and share[-1] == 1 and len(set(share)) > 3
@@ -371,7 +372,7 @@ def test_ftrl_with_a_falling_rate_from_anywhere_steps_by_the_rate_of_the_step():
     """w - g / ((beta + sqrt(n)) / rate + l2): nothing is forgotten, nothing drawn to zero."""
     rates = np.linspace(0.3, 0.01, 12, dtype=np.float32)
     start = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
-    table, _ = pushes(FTRL(beta=2.0, l2=3.0), start, GRADIENTS, rates)
+    table, _ = pushes(ftrl(beta=2.0, l2=3.0), start, GRADIENTS, rates)
     w, n = start.astype(np.float64), np.zeros((6, 3))
     for g, rate in zip(GRADIENTS.astype(np.float32), rates, strict=True):
         n += g**2
@@ -379,9 +380,9 @@ def test_ftrl_with_a_falling_rate_from_anywhere_steps_by_the_rate_of_the_step():
     assert_close(table[1:], w[1:], ulps=16)
     # And with l1, weights at zero stay there when the rate falls.
     table, state = pushes(
-        FTRL(l1=0.5), np.zeros((6, 3)), [*GRADIENTS, 0 * start], [0.3] * 12 + [1e-3]
+        ftrl(l1=0.5), np.zeros((6, 3)), [*GRADIENTS, 0 * start], [0.3] * 12 + [1e-3]
     )
-    before, _ = pushes(FTRL(l1=0.5), np.zeros((6, 3)), GRADIENTS, [0.3] * 12)
+    before, _ = pushes(ftrl(l1=0.5), np.zeros((6, 3)), GRADIENTS, [0.3] * 12)
     assert_close(table, before.astype(np.float64))
     np.testing.assert_array_equal(table == 0.0, before == 0.0)
     assert (table[1:] == 0.0).any() and state["z"][1:].all()
@@ -390,7 +391,7 @@ def test_ftrl_with_a_falling_rate_from_anywhere_steps_by_the_rate_of_the_step():
 @pytest.mark.parametrize("l1, l21", [(0.0, 0.0), (0.4, 0.0), (0.0, 2.5), (0.4, 2.5)])
 def test_proximal_is_adagrad_then_two_shrinkages(l1, l21):
     start = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
-    optimizer = ProximalAdagrad(initial_accumulator=0.1, epsilon=1e-4, l1=l1, l21=l21)
+    optimizer = chain(adagrad(initial_accumulator=0.1, epsilon=1e-4), proximal(l1=l1, l21=l21))
     table, state = pushes(optimizer, start, GRADIENTS[:4], [0.2, 0.1, 0.2, 0.1])
     expected, sums = start.astype(np.float64), np.full((6, 3), 0.1)
     for g, rate in zip(GRADIENTS[:4].astype(np.float32), [0.2, 0.1, 0.2, 0.1], strict=True):
@@ -408,10 +409,21 @@ def test_proximal_is_adagrad_then_two_shrinkages(l1, l21):
 
 
 def test_settings_give_the_optimizer_its_penalties():
-    assert Settings().row_optimizer() == LazyAdam()
-    assert Settings(table_optimizer="ftrl", l1=0.5).row_optimizer() == FTRL(l1=0.5)
-    both = Settings(table_optimizer="proximal", l1=0.5, l21=2.0)
-    assert both.row_optimizer() == ProximalAdagrad(l1=0.5, l21=2.0)
+    start = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
+    for asked, expected in (
+        ({}, lazy_adam()),
+        ({"table_optimizer": "ftrl", "l1": 0.5}, ftrl(l1=0.5)),
+        (
+            {"table_optimizer": "proximal", "l1": 0.5, "l21": 2.0},
+            chain(adagrad(), proximal(l1=0.5, l21=2.0)),
+        ),
+    ):
+        given = pushes(Settings(**asked).row_optimizer(), start, GRADIENTS[:4], [0.1] * 4)
+        jax.tree.map(
+            np.testing.assert_array_equal, given, pushes(expected, start, GRADIENTS[:4], [0.1] * 4)
+        )
+    with pytest.raises(ValueError, match="chain: two optimisers have state of the same name"):
+        chain(adagrad(), row_wise_adagrad()).init(jnp.zeros((2, 3)))
     for options, said in (
         ({"l1": 1.0}, "l1 must be 0 unless table_optimizer is ftrl or proximal, got 1.0"),
         ({"table_optimizer": "ftrl", "l21": 1.0}, "l21 must be 0 unless .* is proximal, got 1.0"),
@@ -463,7 +475,7 @@ def test_penalty_decays_each_row_by_its_share():
     tables = {"item": jnp.array([[0.0], [5.0], [6.0], [7.0], [8.0]])}
     pulled, _ = deduplicate({"item": [np.array([2, 4, 2], np.int32)]}, {"item": 5}, quantum=8)
     after, _ = jit_push(
-        SGD(),
+        sgd(),
         tables,
         {"item": {}},
         pulled,
@@ -482,27 +494,27 @@ def test_penalty_decays_each_row_by_its_share():
 def test_push_leaves_tables_without_gradients_alone():
     tables = tables_of()
     pulled, _ = deduplicate(ids_of(0), ROWS)
-    after, _ = push(SGD(), tables, init(SGD(), tables), pulled, {}, learning_rate=1.0, step=0)
+    after, _ = push(sgd(), tables, init(sgd(), tables), pulled, {}, learning_rate=1.0, step=0)
     jax.tree.map(np.testing.assert_array_equal, after, tables)
 
 
 def test_settings_are_checked():
     for wrong in (
-        lambda: Adagrad(epsilon=-1.0),
-        lambda: RowWiseAdagrad(epsilon=0.0),
-        lambda: LazyAdam(b1=1.0),
-        lambda: LazyAdam(epsilon=0.0),
-        lambda: FTRL(beta=0.0),
-        lambda: FTRL(l1=-1.0),
-        lambda: ProximalAdagrad(epsilon=-1.0),
-        lambda: ProximalAdagrad(l21=-1.0),
+        lambda: adagrad(epsilon=-1.0),
+        lambda: row_wise_adagrad(epsilon=0.0),
+        lambda: lazy_adam(b1=1.0),
+        lambda: lazy_adam(epsilon=0.0),
+        lambda: ftrl(beta=0.0),
+        lambda: ftrl(l1=-1.0),
+        lambda: adagrad(initial_accumulator=-1.0),
+        lambda: proximal(l21=-1.0),
     ):
         with pytest.raises(ValueError, match="must be"):
             wrong()
     tables = tables_of()
     pulled, _ = deduplicate(ids_of(0), ROWS)
     push_nothing = functools.partial(
-        push, SGD(), tables, init(SGD(), tables), pulled, {}, learning_rate=1.0, step=0
+        push, sgd(), tables, init(sgd(), tables), pulled, {}, learning_rate=1.0, step=0
     )
     with pytest.raises(ValueError, match="l2 = 0.1 needs occurrences"):
         push_nothing(l2=0.1)
@@ -535,7 +547,7 @@ def test_works_in_place(optimizer):
 
 def test_pmap_equals_one_device():
     """Every replica holds the tables, sees its share of the requests, and pushes the mean."""
-    optimizer, devices = LazyAdam(), jax.local_devices()[:2]
+    optimizer, devices = lazy_adam(), jax.local_devices()[:2]
     batches = [ids_of(seed) for seed in range(3)]
     batches = [{n: [np.concatenate([x, x[:1]]) for x in a] for n, a in b.items()} for b in batches]
 

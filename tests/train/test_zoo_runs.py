@@ -7,7 +7,7 @@ import pytest
 
 from recjax.export import stablehlo
 from recjax.train import launch
-from recjax.train.data.pipeline import evaluation_batches
+from recjax.train.data.batches.pipeline import evaluation_batches
 from recjax.train.data.sources import open_source
 from recjax.train.settings import Settings
 from recjax.zoo import MODELS

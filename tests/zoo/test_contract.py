@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from recjax.train import tables
-from recjax.train.data.deduplicate import deduplicate
+from recjax.train.data.batches.deduplicate import deduplicate
 from recjax.train.settings import Settings
 from recjax.train.step import initial_state, make_step, parallel_step, shard
 from recjax.zoo import MODELS

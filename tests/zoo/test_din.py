@@ -8,8 +8,8 @@ import pytest
 
 from recjax.zoo import din, mlp
 from recjax.zoo.features import Field, Schema, Table, example_batch
-from recjax.zoo.layers import Dice, dice, masked_moments, prelu
-from recjax.zoo.losses import click_loss
+from recjax.zoo.layers.losses import click_loss
+from recjax.zoo.layers.tower import Dice, dice, masked_moments, prelu
 from testing import assert_close
 
 SCHEMA = Schema(

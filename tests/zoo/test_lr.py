@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from recjax.train import checkpoints
-from recjax.train.data.deduplicate import Pulled
+from recjax.train.data.batches.deduplicate import Pulled
 from recjax.train.settings import Settings
 from recjax.train.step import initial_state, make_step
 from recjax.zoo import lr

@@ -8,8 +8,9 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from recjax.zoo import heads, memory, mimn
+from recjax.zoo import mimn
 from recjax.zoo.features import Field, Schema, Table, example_batch
+from recjax.zoo.layers import heads, memory
 from testing import assert_close
 
 SCHEMA = Schema(

@@ -8,8 +8,9 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from recjax.zoo import mind, routing
+from recjax.zoo import mind
 from recjax.zoo.features import Field, Schema, Table, example_batch
+from recjax.zoo.layers import routing
 from testing import assert_close
 
 SCHEMA = Schema(

@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from recjax.train.retrieval import top_items
+from recjax.train.evaluation.retrieval import top_items
 from recjax.zoo import MODELS
 from recjax.zoo.features import Field, Schema, Table, example_batch
-from recjax.zoo.retrieval import (
+from recjax.zoo.layers.retrieval import (
     identity_field,
     left_out_draws,
     mean_over_positives,

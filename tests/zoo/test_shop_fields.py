@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from recjax.train.data.batches.pipeline import Hide, pulled_batch, whole_batch
 from recjax.train.data.event_log import EventLog, Requests
-from recjax.train.data.pipeline import Hide, pulled_batch, whole_batch
 from recjax.zoo import MODELS, mf
 from recjax.zoo.features import Field, KnownRows, Schema, Table, encode, signatures
 from recjax.zoo.rerank import evaluator

@@ -8,8 +8,9 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from recjax.zoo import exact_search, sim
+from recjax.zoo import sim
 from recjax.zoo.features import Field, Schema, Table, example_batch
+from recjax.zoo.layers import exact_search
 from testing import assert_close
 
 SCHEMA = Schema(

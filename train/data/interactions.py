@@ -26,12 +26,12 @@ import pyarrow as pa
 from ...zoo.features import RowMap, Schema
 from . import columns, draws
 from .as_of import LastSeen, Seconds, last_of_user
+from .batches.pipeline import with_candidates, with_negatives
 from .dataset import Dataset
 from .declaration.guess import codes_of
-from .encoding import SEGMENTS, Attribute, Encoder, event_column
 from .errors import DataError
 from .event_log import EventLog, Requests
-from .pipeline import with_candidates, with_negatives
+from .fields.encoding import SEGMENTS, Attribute, Encoder, event_column
 from .protocol import (
     POPULARITY,
     TEST,

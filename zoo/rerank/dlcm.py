@@ -34,8 +34,8 @@ from ..checks import require_fields, require_positive, require_probability
 from ..contract import Aux, Batch, Output, Requirements, Variables
 from ..embeddings import as_arrays, dropout, embed, init_variables, read_tables
 from ..features import Schema
-from ..losses import in_training
-from ..recurrence import Recurrence
+from ..layers.losses import in_training
+from ..layers.recurrence import Recurrence
 from .listwise import Shown, item_rows, log_softmax_over, mean_over, shown
 
 KIND = "reranking"

@@ -36,9 +36,9 @@ from ..checks import require_choice, require_positive, require_probability
 from ..contract import Aux, Batch, Output, Requirements, Variables
 from ..embeddings import Embedded, as_arrays, embed, init_variables, read_tables
 from ..features import Schema
-from ..layers import Activation
-from ..losses import click_loss, in_training
-from ..recurrence import Recurrence
+from ..layers.losses import click_loss, in_training
+from ..layers.recurrence import Recurrence
+from ..layers.tower import Activation
 from .listwise import item_rows
 
 KIND = "evaluator"

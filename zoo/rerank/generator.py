@@ -59,8 +59,8 @@ from ..embeddings import (
     require_drawn,
 )
 from ..features import Schema
-from ..losses import in_training
-from ..recurrence import GATE_BIAS
+from ..layers.losses import in_training
+from ..layers.recurrence import GATE_BIAS
 from . import constraints
 from .listwise import item_rows
 from .rewards import reward_to_go

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from ..contract import Batch
 from ..embeddings import Embedded, tower_input
-from ..losses import label_of
+from ..layers.losses import label_of
 
 
 class Shown(NamedTuple):

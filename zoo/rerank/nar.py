@@ -38,7 +38,7 @@ from ..embeddings import (
     require_drawn,
 )
 from ..features import Schema
-from ..losses import in_training
+from ..layers.losses import in_training
 from . import constraints
 from .generator import policy_loss
 from .listwise import item_rows

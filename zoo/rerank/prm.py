@@ -32,7 +32,7 @@ from ..checks import require_choice, require_fields, require_positive, require_p
 from ..contract import Aux, Batch, Output, Requirements, Variables
 from ..embeddings import as_arrays, dropout, embed, init_variables, read_tables
 from ..features import Schema
-from ..losses import click_loss, in_training
+from ..layers.losses import click_loss, in_training
 from .listwise import item_rows, log_softmax_over, mean_over, shown
 
 KIND = "reranking"

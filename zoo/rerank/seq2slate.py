@@ -35,7 +35,7 @@ from ..checks import require_choice, require_fields, require_positive, require_p
 from ..contract import Aux, Batch, Requirements, Slate, Variables
 from ..embeddings import as_arrays, dropout, embed, init_variables, read_tables
 from ..features import Schema
-from ..losses import in_training
+from ..layers.losses import in_training
 from .listwise import Shown, item_rows, log_softmax_over, mean_over, shown
 
 KIND = "generator"

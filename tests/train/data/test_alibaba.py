@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from recjax.train.data import alibaba
 from recjax.train.data.errors import DataError
 from recjax.train.data.event_log import leaks
+from recjax.train.data.sources import alibaba
 from recjax.zoo.features import signatures
 from testing import SHARED_DATA, needs_shared_data
 

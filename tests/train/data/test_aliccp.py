@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 
 from recjax.train import launch
-from recjax.train.data import aliccp
-from recjax.train.data.aliccp_files import BAG, NODES
+from recjax.train.data.batches.pipeline import evaluation_batches
 from recjax.train.data.errors import DataError
 from recjax.train.data.event_log import leaks
-from recjax.train.data.pipeline import evaluation_batches
-from recjax.train.data.sources import open_source
+from recjax.train.data.sources import aliccp, open_source
+from recjax.train.data.sources.aliccp_files import BAG, NODES
 from recjax.zoo.features import encode, signatures
 
 FILES = (

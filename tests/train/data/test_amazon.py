@@ -4,9 +4,9 @@ import json
 import numpy as np
 import pytest
 
-from recjax.train.data import amazon
 from recjax.train.data.errors import DataError
 from recjax.train.data.protocol import Protocol
+from recjax.train.data.sources import amazon
 from recjax.zoo.features import signatures
 
 # (user, product, second), in no order; A1's first review was published twice.

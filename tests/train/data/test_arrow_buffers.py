@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 import recjax
-from recjax.train.data.arrow_buffers import reader_of
+from recjax.train.data.files.arrow_buffers import reader_of
 
 # What lets a thread of Arrow's hold, or call, an object of Python's.
 OWNED_BY_PYTHON = {"BufferReader", "PythonFile", "py_buffer", "foreign_buffer", "input_stream"}

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 from recjax.train.data import interactions
-from recjax.train.data.encoding import Attribute
+from recjax.train.data.batches.pipeline import TrainingBatches, whole_batch
 from recjax.train.data.errors import DataError
+from recjax.train.data.fields.encoding import Attribute
 from recjax.train.data.interactions import Interactions
-from recjax.train.data.pipeline import TrainingBatches, whole_batch
 
 RANDOM = np.random.default_rng(0)
 USERS, ITEMS, EVENTS = 30, 25, 500

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from recjax.train.data import events
 from recjax.train.data.errors import DataError
-from recjax.train.suspects import suspects
+from recjax.train.data.sources import events
+from recjax.train.inspection.suspects import suspects
 from testing import SHARED_DATA
 
 CASES = SHARED_DATA.parent / "cases"

@@ -6,11 +6,10 @@ import pyarrow as pa
 import pytest
 
 from recjax.train import launch
-from recjax.train.data import criteo
+from recjax.train.data.batches.pipeline import evaluation_batches
 from recjax.train.data.errors import DataError
 from recjax.train.data.event_log import leaks
-from recjax.train.data.pipeline import evaluation_batches
-from recjax.train.data.sources import open_source
+from recjax.train.data.sources import criteo, open_source
 from recjax.zoo.features import HashedRows, encode, signatures
 
 LINES = 20

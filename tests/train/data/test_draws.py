@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from recjax.train.data import draws
+from recjax.train.data.batches.required import ByPopularity
 from recjax.train.data.event_log import EventLog
-from recjax.train.data.required import ByPopularity
 
 
 def log_of(*items, catalogue):

@@ -6,10 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from recjax.train import launch
-from recjax.train.data import events
+from recjax.train.data.batches.pipeline import TrainingBatches
 from recjax.train.data.declaration.columns import Column, Columns
 from recjax.train.data.errors import DataError
-from recjax.train.data.pipeline import TrainingBatches
+from recjax.train.data.sources import events
 from recjax.zoo.features import signatures
 
 # user, item, timestamp, scene, hour of the day, temperature, the user's segment

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from recjax.train.data import events
 from recjax.train.data.errors import DataError
+from recjax.train.data.sources import events
 from recjax.zoo.features import signatures
 
 # Three users; "u2" has too few events. City is the user's, brand and price are the item's, and

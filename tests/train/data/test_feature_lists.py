@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recjax.train.data.feature_lists import parse
+from recjax.train.data.sources.feature_lists import parse
 
 
 def text(*features):

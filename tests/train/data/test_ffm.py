@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from recjax.train import launch
-from recjax.train.data import ffm
+from recjax.train.data.batches.pipeline import evaluation_batches
 from recjax.train.data.errors import DataError
 from recjax.train.data.event_log import leaks
-from recjax.train.data.pipeline import evaluation_batches
-from recjax.train.data.sources import open_source
+from recjax.train.data.sources import ffm, open_source
 from recjax.zoo.features import encode, signatures
 
 LINES = 20
@@ -186,7 +185,7 @@ def test_fields_of_large_numbers(tmp_path):
 def test_blocks_of_a_large_file(tmp_path, monkeypatch):
     path = write(tmp_path, FFM * 100)
     whole = ffm.load_libffm(path, min_count=1)
-    monkeypatch.setattr("recjax.train.data.ffm_lines._BLOCK_BYTES", 1000)
+    monkeypatch.setattr("recjax.train.data.sources.ffm_lines._BLOCK_BYTES", 1000)
     parts = ffm.load_libffm(path, min_count=1)
     assert whole.schema == parts.schema
     for name, column in whole.train.context.items():

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from recjax.train.data.declaration.guess import Events, guess, kind_of, named
-from recjax.train.data.declared_table import codes
+from recjax.train.data.declaration.table import codes
 
 COLUMNS = shop_columns()
 SIZE = len(COLUMNS["user_id"])

@@ -6,11 +6,12 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from recjax.train.data import impression_groups, impressions
 from recjax.train.data.declaration.columns import Column, Columns
 from recjax.train.data.errors import DataError
 from recjax.train.data.event_log import leaks
+from recjax.train.data.impressions import groups
 from recjax.train.data.protocol import Protocol
+from recjax.train.data.sources import impressions
 from recjax.zoo.features import signatures
 
 HEADER = "user_id,request_id,timestamp,position,item_id,context_scene,label_buy,label_click,weight"
@@ -380,7 +381,7 @@ def test_a_crawler_is_cut(tmp_path):
     pyarrow.parquet.write_table(table, tmp_path / "log.parquet")
     dataset = impressions.load(tmp_path / "log.parquet")
     width = dataset.train.candidate.shape[1]
-    assert width <= impression_groups.MOST_CANDIDATES
+    assert width <= groups.MOST_CANDIDATES
     assert dataset.train.candidate.size <= 16 * len(request) + 2**20
     pieces = -(-many // width)
     assert (dataset.train.time == 1_600_000_000).sum() == pieces
@@ -395,12 +396,12 @@ def test_long_requests_among_many_short_ones_cost_little():
     lengths = np.concatenate([np.full(2, 1000), np.ones(200_000, np.int64)])
     user = np.repeat(np.arange(len(lengths)), lengths)
     notes = []
-    asked = impression_groups.group(user, user)
-    padded = impression_groups.Padded.of(asked, notes)
+    asked = groups.group(user, user)
+    padded = groups.Padded.of(asked, notes)
     assert len(padded.owner) * padded.width <= 16 * len(user) + 2**20
     assert padded.width > 1 and len(notes) == 1
     # Nothing is cut where it fits.
-    padded = impression_groups.Padded.of(impression_groups.group(user[:2500], user[:2500]), notes)
+    padded = groups.Padded.of(groups.group(user[:2500], user[:2500]), notes)
     assert padded.width == 1000 and len(notes) == 1
     every = np.ones(502, bool)
     assert (np.sort(padded.fill(every, np.arange(1, 2501)), axis=None)[-2500:] > 0).all()

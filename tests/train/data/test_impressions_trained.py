@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from recjax.train import launch
-from recjax.train.data import impressions
-from recjax.train.evaluation import predict
-from recjax.train.metrics import auc
+from recjax.train.data.sources import impressions
+from recjax.train.evaluation.metrics import auc
+from recjax.train.evaluation.scoring import predict
 
 TINY = {"steps": 2, "batch_size": 32, "history": 4}
 

@@ -6,10 +6,10 @@ import pyarrow as pa
 import pytest
 
 from recjax.train.data import interactions
+from recjax.train.data.batches.pipeline import TrainingBatches
 from recjax.train.data.draws import NEVER
 from recjax.train.data.errors import DataError
 from recjax.train.data.interactions import Attribute, Interactions
-from recjax.train.data.pipeline import TrainingBatches
 from recjax.train.data.protocol import Protocol
 from recjax.zoo.features import HashedRows, signatures
 

@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recjax.train.data import lines
 from recjax.train.data.errors import DataError
-from recjax.train.data.lines import BadRows, read_blocks, read_lines
+from recjax.train.data.files import lines
+from recjax.train.data.files.lines import BadRows, read_blocks, read_lines
 
 COLUMNS = {"id": pa.int32(), "name": pa.string(), "price": pa.float32()}
 CODED = pa.dictionary(pa.int32(), pa.string())

@@ -3,9 +3,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from recjax.train.data import movielens
 from recjax.train.data.errors import DataError
 from recjax.train.data.event_log import leaks
+from recjax.train.data.sources import movielens
 from recjax.zoo.features import signatures
 from testing import SHARED_DATA, needs_shared_data
 

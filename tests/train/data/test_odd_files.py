@@ -8,16 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from recjax.train.data import events, impressions
-from recjax.train.data.crosses import with_crosses
 from recjax.train.data.declaration.clock import read_clock
 from recjax.train.data.declaration.columns import Column, Columns
 from recjax.train.data.errors import DataError
+from recjax.train.data.fields.crosses import with_crosses
 from recjax.train.data.protocol import Protocol
-from recjax.train.data.sources import open_source
+from recjax.train.data.sources import events, impressions, open_source
+from recjax.train.inspection.suitable import require_suitable, unlearnt_tasks
+from recjax.train.inspection.suspects import suspects
 from recjax.train.settings import Settings
-from recjax.train.suitable import require_suitable, unlearnt_tasks
-from recjax.train.suspects import suspects
 from recjax.zoo import MODELS, esmm
 from recjax.zoo.rerank import RERANKERS
 

@@ -4,7 +4,7 @@ from logs import hand_made_dataset, random_dataset
 import numpy as np
 import pytest
 
-from recjax.train.data.pipeline import (
+from recjax.train.data.batches.pipeline import (
     Hide,
     TrainingBatches,
     bucket,

@@ -7,13 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recjax.train.data import events, interactions
-from recjax.train.data.encoding import Attribute
+from recjax.train.data import interactions
+from recjax.train.data.batches.pipeline import TrainingBatches
 from recjax.train.data.errors import DataError
 from recjax.train.data.event_log import leaks
+from recjax.train.data.fields.encoding import Attribute
 from recjax.train.data.interactions import Interactions
-from recjax.train.data.pipeline import TrainingBatches
 from recjax.train.data.protocol import Protocol, newest_of_each, parts_by_position, repeats
+from recjax.train.data.sources import events
 from recjax.train.settings import Settings
 
 SHOP = shop_columns()

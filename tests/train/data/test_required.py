@@ -6,9 +6,14 @@ import pyarrow as pa
 import pytest
 
 from recjax.train.data import draws, interactions
+from recjax.train.data.batches.pipeline import (
+    TrainingBatches,
+    evaluation_batches,
+    positives,
+    whole_batch,
+)
+from recjax.train.data.batches.required import ByPopularity, GroupIndex, Required
 from recjax.train.data.interactions import Interactions
-from recjax.train.data.pipeline import TrainingBatches, evaluation_batches, positives, whole_batch
-from recjax.train.data.required import ByPopularity, GroupIndex, Required
 from recjax.zoo.contract import Requirements
 from recjax.zoo.features import UNSEEN_ROW
 

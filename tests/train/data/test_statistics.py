@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from recjax.train.data import interactions
-from recjax.train.data.crosses import with_crosses
+from recjax.train.data.batches.pipeline import TrainingBatches
 from recjax.train.data.errors import DataError
 from recjax.train.data.event_log import EventLog, Requests
+from recjax.train.data.fields.crosses import with_crosses
+from recjax.train.data.fields.statistics import Statistic, Statistics, log_users, with_statistics
 from recjax.train.data.market import source as market
-from recjax.train.data.pipeline import TrainingBatches
-from recjax.train.data.statistics import Statistic, Statistics, log_users, with_statistics
 from recjax.zoo.features import KnownRows, signatures
 
 BEHAVIORS = ["click", "cart", "buy"]

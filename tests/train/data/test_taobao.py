@@ -4,10 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recjax.train.data import interactions, taobao
+from recjax.train.data import interactions
 from recjax.train.data.errors import DataError
 from recjax.train.data.event_log import leaks
 from recjax.train.data.protocol import Protocol
+from recjax.train.data.sources import taobao
 from recjax.zoo.features import signatures
 
 START = 1_511_539_200  # 25 November 2017, midnight in Beijing

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from reranking import CONFIG, JUDGES, SCHEMA, evaluators_of, generator_of, requests
 
-from recjax.zoo.rerank import deltas, generator, last, rewards
+from recjax.zoo.rerank import generator, last, rewards
+from recjax.zoo.rerank.last import deltas
 from testing import assert_close
 
 BATCH = requests()
@@ -23,7 +24,7 @@ def compiled(made, by, config, serial, sample):
     """One program per kind of exploring, whatever the numbers."""
 
     def f(variables, judges, batch, seeds):
-        generator_ = last.Generator(variables, *made)
+        generator_ = last.TrainedGenerator(variables, *made)
         by_ = rewards.Evaluators(judges, *by)
         if serial is not None:
             return last.last_serial(generator_, by_, batch, config, rounds=serial)

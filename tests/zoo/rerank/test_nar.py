@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from reranking import SCHEMA, evaluators_of, generator_of, requests
 
-from recjax.zoo.rerank import deltas, last, nar
+from recjax.zoo.rerank import last, nar
+from recjax.zoo.rerank.last import deltas
 from testing import assert_close
 
 BATCH = requests()

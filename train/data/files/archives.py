@@ -20,8 +20,8 @@ import zlib
 
 import pyarrow as pa
 
-from ..arrow_buffers import Decompressed
 from ..errors import DataError
+from .arrow_buffers import Decompressed
 
 # What reading a stream raises where the file is damaged.
 READ_ERRORS = (

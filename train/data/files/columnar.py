@@ -8,9 +8,9 @@ import pyarrow.compute
 import pyarrow.feather
 import pyarrow.parquet
 
-from ..arrow_buffers import reader_of
 from ..errors import DataError
 from .archives import one_line
+from .arrow_buffers import reader_of
 from .index import without_index
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from ..arrow_buffers import reader_of
+from .arrow_buffers import reader_of
 from .table import BadRow
 
 NULLS = ("", "nan", "NaN")

@@ -11,7 +11,7 @@ import dataclasses
 from jaxtyping import Bool, Float, Int
 import numpy as np
 
-from ...metrics import auc
+from ...evaluation.metrics import auc
 from ..dataset import Dataset
 from ..event_log import EventLog, Requests
 from .presets import PRICE_LEVELS

@@ -1,0 +1,1 @@
+"""Batches: negatives, windows of histories, distinct rows."""

@@ -1,0 +1,1 @@
+"""Fields of a schema, made from attributes, statistics and crosses."""

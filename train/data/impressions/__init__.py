@@ -1,0 +1,1 @@
+"""Logs of what was shown: columns, requests, and the histories beside them."""

@@ -1,0 +1,1 @@
+"""Scores of trained models: predictions, metrics, calibration, and the rules to compare with."""

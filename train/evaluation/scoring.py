@@ -1,0 +1,234 @@
+"""Scores and metrics of a model on requests. Whole tables, no gradients, no randomness."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from ...zoo.contract import Batch, Model, Output, Slate, Variables, served
+from ...zoo.features import require_rows
+from ..data import draws
+from ..data.batches.pipeline import evaluation_batches
+from ..data.dataset import Dataset
+from ..data.event_log import Requests
+from . import metrics
+from .calibration import Calibration, Calibrations, fit_calibration
+from .retrieval import evaluate_retrieval
+
+_BATCH_SIZE = 8192
+_GIVEN = "_given_"
+_OF_PROBABILITIES = ("logloss", "calibration", "calibration_error")
+
+
+@functools.lru_cache(maxsize=16)
+def _scorer(model: Model, config: Any):
+    def score(variables: Variables, batch: Batch) -> Output | Slate:
+        return model.apply(variables, config, batch)
+
+    return jax.jit(score)
+
+
+def predict(
+    model: Model,
+    config: Any,
+    variables: Variables,
+    dataset: Dataset,
+    requests: Requests,
+    *,
+    history: int,
+) -> dict[str, np.ndarray]:
+    """Logits of every request, by task: {task: (R, C)} float32; masked slots hold any number.
+
+    A model that speaks of one task among the positives of another (ESMM's conversion rate of
+    clicked impressions) adds "<task>_given_<other>". Raises FloatingPointError if the logit of a
+    real candidate is not finite, ValueError if an id is no row of its table.
+    """
+    score = _scorer(model, config)
+    parts: list[dict[str, Any]] = []
+    batches = evaluation_batches(
+        config.schema,
+        dataset.log,
+        requests,
+        batch_size=_BATCH_SIZE,
+        history=history,
+        requirements=model.requirements(config),
+    )
+    for batch in batches:
+        require_rows(config.schema, batch)
+        batch = {**batch, **even_preferences(model, config, len(batch["candidate_mask"]))}
+        output = score(variables, served(batch))
+        if isinstance(output, Slate):
+            parts.append({config.schema.tasks[0]: _places(output, batch["candidate_mask"].shape)})
+            continue
+        given = {k: v for k, v in (output.log_probabilities or {}).items() if _GIVEN in k}
+        parts.append({**output.tasks, **jax.tree.map(_log_odds, given)})
+    # The schema's order: jit sorts the keys of a dict.
+    names = sorted(parts[0], key=[*config.schema.tasks, *parts[0]].index)
+    logits = {
+        name: np.concatenate([np.asarray(part[name]) for part in parts])[: len(requests)]
+        for name in names
+    }
+    real = requests.candidate >= 0
+    for name, logit in logits.items():
+        broken = int((~np.isfinite(logit[real])).sum())
+        if broken:
+            raise FloatingPointError(
+                f"{broken} of {int(real.sum())} scores ({name}) are not finite: lower the learning "
+                "rates, or check dense inputs."
+            )
+    return logits
+
+
+def even_preferences(model: Model, config: Any, count: int) -> dict[str, np.ndarray]:
+    """All objectives alike, for models that want to be told; nothing for others."""
+    objectives = model.requirements(config).preferences
+    if not objectives:
+        return {}
+    return {"preference": np.full((count, objectives), 1 / objectives, np.float32)}
+
+
+def _places(slate: Slate, shape: tuple[int, ...]) -> np.ndarray:
+    """Minus the slot that each candidate got, from 0; behind all others if it got none."""
+    order = np.asarray(slate.order)
+    found = np.full((shape[0], shape[1] + 1), -float(order.shape[1]), np.float32)
+    # Empty slots write into a column of their own.
+    np.put_along_axis(found, np.where(order >= 0, order, shape[1]), -np.arange(order.shape[1]), 1)
+    return found[:, : shape[1]]
+
+
+def _log_odds(log_probability: jax.Array) -> np.ndarray:
+    """log p - log(1 - p)."""
+    log_p = np.minimum(np.asarray(log_probability, np.float64), -1e-300)
+    return log_p - np.log(-np.expm1(log_p))
+
+
+def evaluate(
+    model: Model,
+    config: Any,
+    variables: Variables,
+    dataset: Dataset,
+    requests: Requests,
+    *,
+    history: int,
+    calibrations: Calibrations | None = None,
+) -> dict[str, Any]:
+    """Metrics of a model, with the breakdown by the dataset's segments.
+
+    A ranking model gives one block of `metrics.evaluate`, or one per task if it has several; a
+    retrieval model gives what `retrieval.evaluate_retrieval` says. A generator's slate is taken as
+    an order, which has no log-loss or calibration. Probabilities are those of `calibrations`.
+    """
+    if model.KIND == "retrieval":
+        return evaluate_retrieval(model, config, variables, dataset, requests, history=history)
+    logits = predict(model, config, variables, dataset, requests, history=history)
+    blocks = {}
+    for name, logit in logits.items():
+        label, mask, weight = _labels(requests, name)
+        logit = (calibrations or {}).get(name, Calibration())(logit)
+        blocks[name] = metrics.evaluate(
+            logit, label, mask, weight, requests.user, segments(dataset, requests)
+        )
+        if model.KIND == "generator":
+            blocks[name] = _orders_only(blocks[name])
+    return blocks if len(blocks) > 1 else next(iter(blocks.values()))
+
+
+def fit_calibrations(
+    model: Model,
+    config: Any,
+    variables: Variables,
+    dataset: Dataset,
+    *,
+    history: int,
+) -> Calibrations:
+    """Platt scaling of each of the model's logits, fitted on the dataset's validation requests.
+
+    Nothing for models that give an order or vectors.
+    """
+    if model.KIND in ("retrieval", "generator"):
+        return {}
+    requests, found = dataset.validation, {}
+    logits = predict(model, config, variables, dataset, requests, history=history)
+    for name, logit in logits.items():
+        label, mask, weight = _labels(requests, name)
+        weights = None if weight is None else weight[mask]
+        found[name] = fit_calibration(logit[mask], label[mask], weights)
+    return found
+
+
+def _labels(requests: Requests, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Labels, mask and weights of a logit, a task's or one task's among another's positives."""
+    task, _, condition = name.partition(_GIVEN)
+    mask = requests.candidate >= 0
+    mask = mask & (requests.label[condition] > 0) if condition else mask
+    return requests.label[task], mask, requests.weight.get(task)
+
+
+def _orders_only(block: dict[str, Any]) -> dict[str, Any]:
+    kept = {k: v for k, v in block.items() if k not in _OF_PROBABILITIES}
+    if "by" in kept:
+        parts = kept["by"].items()
+        kept["by"] = {n: {k: _orders_only(v) for k, v in part.items()} for n, part in parts}
+    return kept
+
+
+def exchange_histories(requests: Requests, seed: int = 0) -> Requests:
+    """The same candidates and labels, each beside the user and the past of another request.
+
+    A model that really uses histories falls to what candidates alone say, such as their
+    popularity; one that does not fall has found the answer elsewhere.
+    """
+    order = draws.permutation(len(requests), seed)
+    return dataclasses.replace(
+        requests,
+        user=requests.user[order],
+        cut=requests.cut[order],
+        time=requests.time[order],
+    )
+
+
+def score(block: dict[str, Any]) -> float:
+    """What selects the best epoch, the larger the better.
+
+    Recall@50 of a retrieval model, the AUC of a ranking model (the mean over its tasks), and
+    minus the log-loss where no AUC is defined.
+    """
+    if "recall@50" in block:
+        return block["recall@50"] or 0.0
+    blocks = [block] if "auc" in block else list(block.values())
+    defined = [one["auc"] for one in blocks if one["auc"] is not None]
+    return float(np.mean(defined)) if defined else -blocks[0].get("logloss", 0.0)
+
+
+def summary(block: dict[str, Any]) -> str:
+    """The figures of a block that a progress line has room for."""
+    if "recall@50" in block:
+        return _listed({"recall@50": block["recall@50"], "NDCG@50": block["ndcg@50"]})
+    if "auc" in block:
+        shown = {"AUC": block["auc"], "GAUC": block["gauc"]}
+        if "logloss" in block:  # An order has none.
+            shown["logloss"] = block["logloss"]
+        return _listed(shown)
+    return _listed({f"AUC of {task}": one["auc"] for task, one in block.items()})
+
+
+def _listed(values: dict[str, float | None]) -> str:
+    shown = lambda value: "undefined" if value is None else f"{value:.4f}"
+    return ", ".join(f"{name} {shown(value)}" for name, value in values.items())
+
+
+def segments(dataset: Dataset, requests: Requests) -> dict[str, np.ndarray]:
+    """{segment: (R,) label of each request}, for breaking metrics down."""
+    result = {}
+    for name, labels in dataset.segments.items():
+        if name in requests.context:
+            row = requests.context[name]
+        else:
+            row = dataset.log.users[name][requests.user]
+        known, code = np.unique(row, return_inverse=True)
+        # Objects, lest the longest text set the width of all.
+        text = np.array([labels.get(int(one), "other") for one in known], object)
+        result[name] = text[code]
+    return result

@@ -1,0 +1,1 @@
+"""Layers, losses and other parts that several models share."""
