@@ -153,6 +153,31 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("folder", metavar="DIR", help="folder of a run")
     export.add_argument("--format", choices=("stablehlo",), default="stablehlo")
     export.add_argument("--out", required=True, metavar="DIR", help="folder of the artifact")
+    export.add_argument(
+        "--evaluator",
+        action="append",
+        default=[],
+        dest="evaluators",
+        metavar="DIR",
+        help="for generators: a run that judges its slates; the artifact is LAST; may be repeated",
+    )
+    export.add_argument(
+        "--last", default="default", metavar="PRESET", help="of LAST: default, official, cautious"
+    )
+    for name in ("requests", "candidates"):
+        export.add_argument(
+            f"--{name}",
+            type=int,
+            metavar="N",
+            help=f"fixed number of {name} in the program, which kernels need (default: any)",
+        )
+    export.add_argument(
+        "--platform",
+        action="append",
+        choices=("cpu", "cuda", "tpu"),
+        dest="platforms",
+        help="that the program is made for; may be repeated (default: all three)",
+    )
     export.set_defaults(command=_export)
 
     demo = commands.add_parser("demo", help="mlp against din on the built-in world, in minutes")
@@ -224,7 +249,16 @@ def _bench(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from .export import stablehlo
 
-    _show(stablehlo.export_run(options.folder, options.out))
+    manifest = stablehlo.export_run(
+        options.folder,
+        options.out,
+        evaluators=options.evaluators,
+        preset=options.last,
+        requests=options.requests,
+        candidates=options.candidates,
+        platforms=options.platforms or stablehlo.PLATFORMS,
+    )
+    _show(manifest)
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -1,332 +1,286 @@
-"""A trained run as StableHLO: programs, arrays and vocabularies that serve without the zoo's code.
+"""A trained run as StableHLO: an artifact that serves without the zoo's code, see `artifact`.
 
     recjax export runs/din-market-1 --format stablehlo --out artifact
+    recjax export runs/generator --evaluator runs/judge --out artifact       # LAST in one program
 
-    manifest.json     model, schema and its hash, shapes of the inputs, versions, checksums
-    <name>.program    `jax.export`'s serialised StableHLO, for CPU, CUDA and TPU: `apply`, and for
-                      retrieval models `user_vectors` and `item_vectors`
-    variables.npz     what the programs take first
-    rows/<table>.npy  vocabularies, where a table has one
+A ranker's program gives scores; a generator's the slate that it writes greedily; with evaluators
+it is LAST (`zoo.rerank.last`): a request goes in, the slate that they pick comes out. The programs
+are for CPU, CUDA and TPU.
 
-The numbers of requests, of candidates and of groups are symbolic: one program serves them all.
-The history has the length that the run was trained with. Every file is checked against the
-manifest before it is used.
+The numbers of requests, of candidates and of groups are symbolic: one program serves them all. An
+evaluator's candidates are the slots of its slate, as many as it was trained with. With `requests`
+and `candidates` given, the program has these sizes, which kernels need; smaller batches are padded.
+The history has the length that the run was trained with.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
-import functools
-import hashlib
-import json
 from pathlib import Path
 import shutil
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 
 from ..train import launch, run
 from ..zoo.contract import Batch, served
-from ..zoo.features import (
-    ROLES,
-    KnownRows,
-    Role,
-    Schema,
-    example_batch,
-    require_batch,
-    require_rows,
-)
+from ..zoo.features import Schema, example_batch
+from ..zoo.rerank import last
+from .artifact import MANIFEST, SECOND_AXIS, ArtifactError, checksum, load
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-MANIFEST = "manifest.json"
 _AGREE = 1e-5
-_LOGITS = ("logit", "tasks")
-# Roles of several candidates, or groups, per request.
-_SEVERAL = (
-    "candidate",
-    "candidate_mask",
-    "group",
-    "retrieved",
-    "retrieved_mask",
-    "retrieved_age",
-)
 
 
-class ArtifactError(ValueError):
-    """An artifact cannot be used as it is; the message is one line."""
+@dataclasses.dataclass(frozen=True)
+class _Program:
+    """A pure function of (variables, inputs), an example of its inputs, and their shapes."""
+
+    function: Callable[[Any, Any], dict[str, Any]]
+    example: Any
+    inputs: Any
 
 
-def export_run(folder: Path | str, out: Path | str) -> dict[str, Any]:
-    """Exports the best variables of a run, and proves that the artifact gives the same scores.
+def export_run(
+    folder: Path | str,
+    out: Path | str,
+    *,
+    evaluators: Sequence[Path | str] = (),
+    preset: str = "default",
+    requests: int | None = None,
+    candidates: int | None = None,
+    platforms: Sequence[str] = PLATFORMS,
+) -> dict[str, Any]:
+    """Exports the best variables of a run, and proves that the artifact gives the same answers.
 
     Args:
       folder: of a run.
       out: folder of the artifact; absent or empty.
+      evaluators: of a generator: folders of the runs that judge its slates. Then the artifact is
+        LAST.
+      preset: of LAST, one of `zoo.rerank.last.PRESETS`.
+      requests, candidates: fixed sizes of the program; any number by default.
+      platforms: of "cpu", "cuda" and "tpu", for which the program is made.
 
     Returns:
-      The manifest, with `largest_difference` to the model itself on a random batch.
+      The manifest, with `largest_difference` to the model itself on a random batch; of slates, the
+      share of those that differ.
 
     Raises:
       RunError: no run, or `out` holds something.
-      ArtifactError: the artifact does not give the model's scores.
+      ArtifactError: the model cannot be exported like this, or the artifact does not give the
+        model's answers. Nothing is left in `out`, nor beside it.
     """
     folder, out = Path(folder), Path(out)
     run.require_free(out)
+    for name, value in (("requests", requests), ("candidates", candidates)):
+        if value is not None and value < 1:
+            raise ArtifactError(f"{name} must be >= 1, got {value}.")
+    if not platforms or not set(platforms) <= set(PLATFORMS):
+        raise ArtifactError(f"platforms must be some of {', '.join(PLATFORMS)}, got {platforms}.")
+    if requests and candidates and len(platforms) > 1:
+        raise ArtifactError(
+            "A program of fixed sizes is for one platform, whose kernels it may hold: name it "
+            f"(--platform), got {', '.join(platforms)}."
+        )
     trained = launch.load_run(folder)
     module, config, saved = trained.module, trained.config, trained.saved
+    if module.KIND == "evaluator":
+        if candidates not in (None, config.slots):
+            raise ArtifactError(
+                f"An evaluator's candidates are the {config.slots} slots of its slates, got "
+                f"{candidates}."
+            )
+        candidates = config.slots
+    sizes = {"requests": requests, "candidates": candidates, "groups": candidates}
     history = saved.settings.history
-    batch = _example(config.schema, module.requirements(config), history)
+    example = _example(config.schema, module.requirements(config), history, sizes)
     if not saved.has_clock:  # The model never saw an age.
-        batch = {role: x for role, x in batch.items() if not role.endswith("_age")}
+        example = {role: x for role, x in example.items() if not role.endswith("_age")}
+    if evaluators:
+        variables, program = _last(trained, evaluators, preset, example)
+    else:
+        variables = trained.variables
+        program = lambda v, b: module.apply(v, config, b)._asdict()
+    programs = {"apply": _Program(program, example, _shapes(example, sizes))}
+    if module.KIND == "retrieval":
+        programs |= _retrieval(module, config, example, sizes)
 
     aside = out.with_name(out.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    programs = _programs(module, config, batch)
-    for name, (program, inputs) in programs.items():
-        exported = jax.export.export(jax.jit(program), platforms=PLATFORMS)(
-            jax.tree.map(_shape, trained.variables), inputs
-        )
-        (aside / f"{name}.program").write_bytes(bytes(exported.serialize()))
-    _save_variables(aside / "variables.npz", trained.variables)
-    if (folder / "rows").is_dir():
-        shutil.copytree(folder / "rows", aside / "rows")
-    manifest = {
-        "format": "stablehlo",
-        "model": saved.model,
-        "kind": module.KIND,
-        "options": saved.options,
-        "data": saved.source,
-        "schema": config.schema.to_dict(),
-        "schema_hash": config.schema.hash,
-        "history": history,
-        "programs": sorted(programs),
-        "inputs": {name: sorted(inputs) for name, (_, inputs) in programs.items()},
-        "platforms": list(PLATFORMS),
-        "versions": run.versions(),
-        "date": run.now(),
-        "files": {
-            str(path.relative_to(aside)): _checksum(path)
-            for path in sorted(aside.rglob("*"))
-            if path.is_file()
-        },
-    }
-    run.write_json(aside / MANIFEST, manifest)
-    expected = jax.jit(lambda v, b: module.apply(v, config, b).logit)(trained.variables, batch)
-    actual = load(aside).score(batch)
-    difference = float(jnp.abs(actual - expected).max())
-    if not difference <= _AGREE * max(1.0, float(jnp.abs(expected).max())):
-        raise ArtifactError(f"The exported {saved.model} differs from the model by {difference}.")
-    if out.is_dir():
-        out.rmdir()
-    aside.rename(out)
+    try:
+        for name, one in programs.items():
+            content = _serialised(saved.model, one, variables, platforms)
+            (aside / f"{name}.program").write_bytes(content)
+        np.savez(aside / "variables.npz", **_flat(variables))
+        if (folder / "rows").is_dir():
+            shutil.copytree(folder / "rows", aside / "rows")
+        expected = jax.jit(programs["apply"].function)(variables, example)
+        manifest = {
+            "format": "stablehlo",
+            "model": saved.model,
+            "kind": module.KIND,
+            "options": saved.options,
+            "data": saved.source,
+            "schema": config.schema.to_dict(),
+            "schema_hash": config.schema.hash,
+            "history": history,
+            "sizes": sizes,
+            "programs": sorted(programs),
+            "inputs": {name: sorted(one.inputs) for name, one in programs.items()},
+            "outputs": {"apply": sorted(n for n, x in expected.items() if x is not None)},
+            "platforms": list(platforms),
+            "versions": run.versions(),
+            "date": run.now(),
+            "files": {
+                str(path.relative_to(aside)): checksum(path)
+                for path in sorted(aside.rglob("*"))
+                if path.is_file()
+            },
+        }
+        if evaluators:
+            manifest["last"] = {"preset": preset, "evaluators": [str(f) for f in evaluators]}
+        run.write_json(aside / MANIFEST, manifest)
+        difference = _difference(aside, example, expected, platforms)
+        if difference is not None and not difference <= _AGREE:
+            raise ArtifactError(f"The exported {saved.model} differs from it by {difference:.3g}.")
+        if out.is_dir():
+            out.rmdir()
+        aside.rename(out)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     return {"out": str(out), **manifest, "largest_difference": difference}
 
 
-@dataclasses.dataclass(frozen=True)
-class Artifact:
-    """A loaded artifact.
+def _serialised(
+    model: str, program: _Program, variables: Any, platforms: Sequence[str]
+) -> bytearray:
+    """The program as a function of (flat variables, inputs)."""
+    structure = jax.tree.structure(variables)
+    names = list(_flat(variables))
 
-    Attributes:
-      manifest: what `export_run` wrote. schema: of the batches.
-      row_maps: {table: KnownRows} for tables with a vocabulary; `zoo.features.encode` takes them.
-    """
+    def function(flat, inputs):
+        whole = jax.tree.unflatten(structure, [flat[name] for name in names])
+        return program.function(whole, inputs)
 
-    manifest: dict[str, Any]
-    schema: Schema
-    row_maps: dict[str, KnownRows]
-    _variables: Any
-    _programs: dict[str, Callable[..., Any]]
-
-    def score(self, batch: Batch) -> jax.Array:
-        """Logits (B, C) of a batch of whole-table rows, laid out as `zoo.contract` says.
-
-        Only those of real candidates mean something: where `candidate_mask` is False stands any
-        number. No requests or no candidates give an empty array. A shorter history than the
-        artifact's is padded.
-
-        Raises:
-          ArtifactError: a longer history, what is lacking or of another shape, and an id that is
-            no row of its table.
-        """
-        return self._apply(batch)["logit"]
-
-    def tasks(self, batch: Batch) -> dict[str, jax.Array]:
-        """Logits (B, C) of every task; see `score`."""
-        return self._apply(batch)["tasks"]
-
-    def user_vectors(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Of a retrieval model: (B, K, d), mask (B, K). Needs no candidates."""
-        program = self._retrieval("user_vectors")
-        found = program(self._variables, self._fit("user_vectors", batch))
-        return found if len(batch["history_mask"]) else jax.tree.map(lambda x: x[:0], found)
-
-    def item_vectors(self, items: dict[str, Any]) -> jax.Array:
-        """Of a retrieval model: (N, d) for items {field: (N,)}."""
-        program, wanted = self._retrieval("item_vectors"), self.schema.item_fields
-        for field in wanted:
-            if field.name not in items:
-                raise ArtifactError(
-                    f"items must hold {field.name!r}, got {', '.join(items) or 'nothing'}."
-                )
-        items = {field.name: items[field.name] for field in wanted}
-        try:
-            require_rows(self.schema, {"candidate": items}, ["candidate"])
-        except ValueError as error:
-            raise ArtifactError(str(error)) from error
-        found = program(self._variables, jax.tree.map(_at_least_one, items))
-        return found if len(items[wanted[0].name]) else found[:0]
-
-    def _apply(self, batch: Batch) -> dict[str, Any]:
-        """What the program says of the batch, no more requests and candidates than it holds."""
-        found = self._programs["apply"](self._variables, self._fit("apply", batch))
-        requests, candidates = np.shape(batch["candidate_mask"])
-        if requests and candidates:
-            return found
-        return jax.tree.map(lambda x: x[:requests, :candidates], {k: found[k] for k in _LOGITS})
-
-    def _retrieval(self, name: str) -> Callable[..., Any]:
-        if name not in self._programs:
-            raise ArtifactError(f"{self.manifest['model']} is no retrieval model: no {name}.")
-        return self._programs[name]
-
-    def _fit(self, program: str, batch: Batch) -> Batch:
-        """The roles and fields that a program takes, the history as long as it takes it."""
-        wanted = self.manifest["inputs"][program]
-        roles: list[Role] = [role for role in ROLES if role in wanted]
-        try:
-            require_batch(self.schema, batch, roles)
-            require_rows(self.schema, batch, roles)
-        except ValueError as error:
-            raise ArtifactError(str(error)) from error
-        for role in wanted:
-            if role not in batch and role not in ROLES:  # A role without fields may be left out.
-                raise ArtifactError(f"batch must hold {role!r}, got {', '.join(batch)}.")
-        length = self.manifest["history"]
-        _, given = np.shape(batch["history_mask"])
-        if given > length:
-            raise ArtifactError(f"The history must have at most {length} events, got {given}.")
-        taken = {role: batch[role] for role in wanted if role not in roles}
-        for role in roles:
-            taken[role] = {f.name: batch[role][f.name] for f in self.schema.role(role)}
-        wider = lambda x: np.pad(x, [(0, 0), (0, length - given)] + [(0, 0)] * (np.ndim(x) - 2))
-        grown = {
-            role: jax.tree.map(wider, taken[role])
-            for role in ("history", "history_mask", "history_age")
-            if role in taken
-        }
-        filled = {role: 2 if role in _SEVERAL else 1 for role in wanted}
-        return {
-            role: jax.tree.map(functools.partial(_at_least_one, axes=filled[role]), value)
-            for role, value in {**taken, **grown}.items()
-        }
-
-
-def _at_least_one(x: Any, axes: int = 1) -> Any:
-    """Zeros where the first `axes` axes hold nothing: the programs' sizes begin at 1."""
-    missing = [(0, int(size == 0)) for size in np.shape(x)[:axes]]
-    if not any(more for _, more in missing):
-        return x
-    return np.pad(x, missing + [(0, 0)] * (np.ndim(x) - axes))
-
-
-def load(folder: Path | str) -> Artifact:
-    """Opens an artifact; needs JAX, and none of the code that made it.
-
-    Raises:
-      ArtifactError: no artifact, or a file that is missing or not what was written.
-    """
-    folder = Path(folder)
-    if not (folder / MANIFEST).is_file():
-        raise ArtifactError(f"{folder} is no artifact (it has no {MANIFEST}).")
+    shapes = {name: _shape(x) for name, x in _flat(variables).items()}
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        files, schema = manifest["files"], Schema.from_dict(manifest["schema"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{folder / MANIFEST} cannot be read: {error}") from error
-    for name, checksum in files.items():
-        if not (folder / name).is_file():
-            raise ArtifactError(f"{folder} is incomplete: {name} is missing.")
-        if _checksum(folder / name) != checksum:
-            raise ArtifactError(f"{folder / name} is damaged: its checksum does not match.")
-    if schema.hash != manifest["schema_hash"]:
-        raise ArtifactError(f"{folder}: the schema does not match its own hash.")
-    programs = {
-        name: jax.jit(
-            jax.export.deserialize(bytearray((folder / f"{name}.program").read_bytes())).call
+        exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(
+            shapes, program.inputs
         )
-        for name in manifest["programs"]
-    }
-    vocabularies = {table.name: run.rows_file(folder, table.name) for table in schema.tables}
-    row_maps = {
-        name: KnownRows(np.load(path, allow_pickle=False))
-        for name, path in vocabularies.items()
-        if path.is_file()
-    }
-    return Artifact(manifest, schema, row_maps, _load_variables(folder / "variables.npz"), programs)
+        return exported.serialize()
+    except Exception as error:  # What JAX cannot trace or lower, it says in many ways.
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        if isinstance(error, jax.errors.InconclusiveDimensionOperation):
+            reason = f"its program depends on a size, so name it (--candidates N). {reason}"
+        raise ArtifactError(f"{model} cannot be exported: {reason}") from error
 
 
-def _example(schema: Schema, requirements: Any, history: int) -> Batch:
+def _difference(
+    aside: Path, example: Batch, expected: dict[str, Any], platforms: Sequence[str]
+) -> float | None:
+    """How far the written artifact is from the model; None where this machine cannot run it."""
+    if jax.default_backend() not in platforms:
+        return None
+    artifact = load(aside)
+    if "order" in expected:
+        return float(jnp.mean(jnp.any(artifact.slate(example) != expected["order"], axis=1)))
+    actual = artifact.score(example)
+    largest = max(1.0, float(jnp.abs(expected["logit"]).max()))
+    return float(jnp.abs(actual - expected["logit"]).max()) / largest
+
+
+def _example(schema: Schema, requirements: Any, history: int, sizes: dict[str, Any]) -> Batch:
     batch = example_batch(
-        schema, batch=3, history=history, candidates=2, retrieved=requirements.retrieved
+        schema,
+        batch=sizes["requests"] or 3,
+        history=history,
+        candidates=sizes["candidates"] or 12,
+        retrieved=requirements.retrieved,
+        preferences=requirements.preferences,
     )
     return served(batch)
 
 
-def _programs(module: Any, config: Any, batch: Batch) -> dict[str, tuple[Any, Any]]:
-    """name -> a pure function of (variables, inputs), and the shapes of its inputs."""
-    inputs = _symbolic(batch)
-    programs: dict[str, tuple[Any, Any]] = {
-        "apply": (lambda v, b: module.apply(v, config, b)._asdict(), inputs)
+def _last(
+    trained: launch.Trained, folders: Sequence[Path | str], preset: str, example: Batch
+) -> tuple[Any, Callable[[Any, Any], dict[str, Any]]]:
+    """Variables of the generator and of the evaluators, and LAST as a function of them."""
+    module, config = trained.module, trained.config
+    if module.KIND != "generator":
+        raise ArtifactError(
+            f"{trained.saved.model} writes no slates: --evaluator is for generators."
+        )
+    if preset not in last.PRESETS:
+        raise ArtifactError(
+            f"Unknown preset of LAST {preset!r}; choose from {', '.join(last.PRESETS)}."
+        )
+    by, how = launch.load_evaluators(folders), last.PRESETS[preset]
+    variables = {
+        "generator": trained.variables,
+        "evaluators": {str(k): one for k, one in enumerate(by.variables)},
     }
-    if module.KIND == "retrieval":
-        size = jax.export.symbolic_shape("n")
-        names = [field.name for field in config.schema.item_fields]
-        items = {n: _shape(batch["candidate"][n], size, 2) for n in names}
-        alone = {r: x for r, x in inputs.items() if r not in ("candidate", "candidate_mask")}
-        programs["user_vectors"] = (lambda v, b: module.user_vectors(v, config, b), alone)
-        programs["item_vectors"] = (lambda v, i: module.item_vectors(v, config, i), items)
-    return programs
+    if how.sample:
+        example["seeds"] = np.arange(len(example["candidate_mask"]), dtype=np.uint32)
+
+    def program(variables, batch):
+        made = last.TrainedGenerator(variables["generator"], config, module)
+        judges = by._replace(variables=list(variables["evaluators"].values()))
+        batch = dict(batch)
+        seeds = batch.pop("seeds", None)
+        return {"order": last.last_parallel(made, judges, batch, how, seeds=seeds).order}
+
+    try:
+        jax.eval_shape(program, variables, example)
+    except ValueError as error:
+        raise ArtifactError(str(error)) from error
+    return variables, program
 
 
-def _symbolic(batch: Batch) -> Any:
-    """Shapes of a batch with symbolic numbers of requests, candidates and groups."""
-    b, c, g = jax.export.symbolic_shape("b, c, g")
-    second = {role: g if role.startswith("retrieved") else c for role in _SEVERAL}
-
-    def shape(role: str) -> Callable[[Any], jax.ShapeDtypeStruct]:
-        lead = (b, second[role]) if role in second else (b,)
-        return lambda x: _shape(x, lead, len(lead))
-
-    return {role: jax.tree.map(shape(role), value) for role, value in batch.items()}
-
-
-def _shape(x: Any, lead: Any = (), replaced: int = 0) -> jax.ShapeDtypeStruct:
-    """Shape and dtype, the first `replaced` axes being `lead` instead."""
-    return jax.ShapeDtypeStruct((*lead, *x.shape[replaced:]), x.dtype)
-
-
-def _save_variables(path: Path, variables: Any) -> None:
-    flat: dict[str, Any] = {
-        "/".join(quote(entry.key, safe="") for entry in key): np.asarray(value)
-        for key, value in jax.tree.leaves_with_path(variables)
+def _retrieval(
+    module: Any, config: Any, example: Batch, sizes: dict[str, Any]
+) -> dict[str, _Program]:
+    alone = {r: x for r, x in example.items() if r not in ("candidate", "candidate_mask")}
+    items = {
+        field.name: example["candidate"][field.name][:, 0] for field in config.schema.item_fields
     }
-    np.savez(path, **flat)
+    (count,) = jax.export.symbolic_shape("n")
+    some = {name: _shape(x, (count,)) for name, x in items.items()}
+    return {
+        "user_vectors": _Program(
+            lambda v, b: module.user_vectors(v, config, b), alone, _shapes(alone, sizes)
+        ),
+        "item_vectors": _Program(lambda v, i: module.item_vectors(v, config, i), items, some),
+    }
 
 
-def _load_variables(path: Path) -> Any:
-    variables: dict[str, Any] = {"tables": {}, "params": {}, "batch_stats": {}}
-    with np.load(path, allow_pickle=False) as content:
-        for name in content.files:
-            *folders, leaf = map(unquote, name.split("/"))
-            held = variables
-            for folder in folders:
-                held = held.setdefault(folder, {})
-            held[leaf] = jnp.asarray(content[name])
-    return variables
+def _shapes(batch: Batch, sizes: dict[str, Any]) -> Any:
+    """Shapes of a batch, with symbols for the sizes that are not fixed."""
+    symbols = dict(zip(sizes, jax.export.symbolic_shape("b, c, g"), strict=True))
+    size = {name: fixed or symbols[name] for name, fixed in sizes.items()}
+
+    def shapes(role: str, value: Any) -> Any:
+        lead = (size["requests"],)
+        if role in SECOND_AXIS:
+            lead = (*lead, size[SECOND_AXIS[role]])
+        return jax.tree.map(lambda x: _shape(x, lead), value)
+
+    return {role: shapes(role, value) for role, value in batch.items()}
 
 
-def _checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _shape(x: Any, lead: Any = ()) -> jax.ShapeDtypeStruct:
+    """Shape and dtype, the first axes being `lead` instead."""
+    return jax.ShapeDtypeStruct((*lead, *np.shape(x)[len(lead) :]), x.dtype)
+
+
+def _flat(variables: Any) -> dict[str, Any]:
+    """{path: array}, in the order of the leaves."""
+    return {
+        "/".join(quote(entry.key, safe="") for entry in path): np.asarray(value)
+        for path, value in jax.tree.leaves_with_path(variables)
+    }

@@ -1,19 +1,18 @@
-"""Models, one file per paper. Each is a module with the names of `zoo.contract`."""
+"""Models, one file per paper. Each is a module with the names of `zoo.contract`.
 
-from . import dcn, dien, din, esmm, item2vec, lr, mf, mimn, mind, mlp, mlr, sim
-from .contract import Model
+`MODELS` has them by name. It is read when it is asked for: what only needs the schema, such as an
+artifact that serves, loads no model.
+"""
 
-MODELS: dict[str, Model] = {
-    "lr": lr,
-    "mlr": mlr,
-    "mlp": mlp,
-    "din": din,
-    "dien": dien,
-    "mimn": mimn,
-    "sim": sim,
-    "dcn": dcn,
-    "esmm": esmm,
-    "mind": mind,
-    "item2vec": item2vec,
-    "mf": mf,
-}
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .models import MODELS as MODELS
+
+
+def __getattr__(name: str) -> Any:
+    if name != "MODELS":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .models import MODELS
+
+    return MODELS

@@ -15,11 +15,11 @@ from typing import Any
 
 import jax
 
-from ... import zoo
 from ...train.data.batches.pipeline import TrainingBatches
 from ...train.defaults import model_config
 from ...train.settings import Settings
 from ...train.step import initial_state
+from ...zoo import MODELS
 from ..results import Row
 from ..workload import step_times, synthetic
 
@@ -31,7 +31,7 @@ METRICS = [
     "peak beyond them",
 ]
 SIZES = (100_000, 1_000_000, 10_000_000)
-MODELS = ("mlp", "din")
+NAMES = ("mlp", "din")
 REPEATS = 5
 STEPS = 20
 _BATCH, _HISTORY = 1024, 100
@@ -40,7 +40,7 @@ _BATCH, _HISTORY = 1024, 100
 def run() -> list[Row]:
     """Rows of the suite."""
     rows = [Row.of("batch assembly, history 100", "pipeline", "examples/s", assembly(), "1/s")]
-    runs = [(model, size) for size in SIZES for model in MODELS]
+    runs = [(model, size) for size in SIZES for model in NAMES]
     found: dict[tuple[str, int], list[dict[str, float]]] = {key: [] for key in runs}
     for _ in range(REPEATS):
         for model, size in runs:  # interleaved, so that a noisy moment does not fall on one size
@@ -79,7 +79,7 @@ def measure(model: str, rows: int) -> dict[str, float]:
     """Median milliseconds per step, and MiB of tables with state, and of the peak beyond them."""
     before = _peak_mib()
     data, settings = synthetic(rows, _HISTORY), Settings(batch_size=_BATCH, history=_HISTORY)
-    module = zoo.MODELS[model]
+    module = MODELS[model]
     config = model_config(model, data.schema)
     state = jax.block_until_ready(initial_state(module, config, settings, {}))
     held = sum(x.nbytes for x in jax.tree.leaves((state.tables, state.table_state))) / 2**20

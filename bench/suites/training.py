@@ -16,9 +16,9 @@ import statistics
 import subprocess
 import sys
 
-from ... import zoo
 from ...train.settings import Settings
 from ...train.step import initial_state, offer_devices
+from ...zoo import MODELS
 from ..cases import choose
 from ..results import Row
 from ..workload import batches, step_times, synthetic
@@ -119,7 +119,7 @@ def measure(case: Case, method: str) -> float:
     name, _, length = (peer or ours).partition(" at ")
     history = int(length or case.history)
     data = synthetic(case.items, history, case.candidates, case.items)
-    module = zoo.MODELS[name]
+    module = MODELS[name]
     config = module.Config(schema=data.schema, **dict(case.options))
     settings = Settings(batch_size=case.batch_size * case.history // history, history=history)
     if peer:

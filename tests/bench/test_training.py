@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from recjax import zoo
 from recjax.bench.suites import training
 from recjax.bench.workload import batches, synthetic
 from recjax.train.settings import Settings
 from recjax.train.step import initial_state, make_step
+from recjax.zoo import MODELS, din
 from recjax.zoo.features import RESERVED_ROWS
 
 SETTINGS = Settings(batch_size=12, history=5)
@@ -16,7 +16,7 @@ SETTINGS = Settings(batch_size=12, history=5)
 
 def workload(rows):
     data = synthetic(rows, SETTINGS.history, 3, items=rows)
-    return data, zoo.din, zoo.din.Config(schema=data.schema, attention_units=(4,), tower_units=(4,))
+    return data, din, din.Config(schema=data.schema, attention_units=(4,), tower_units=(4,))
 
 
 def test_names_are_distinct():
@@ -29,7 +29,7 @@ def test_a_case_names_models_and_whole_requests(case):
     for method in case.methods:
         name = method.removeprefix("deepctr-torch ").removesuffix(", relu")
         name = name.removesuffix(" on 2 devices")
-        assert name.partition(" at ")[0] in zoo.MODELS
+        assert name.partition(" at ")[0] in MODELS
     assert case.batch_size % case.candidates == 0
 
 

@@ -157,8 +157,8 @@ def upstream(batch: Batch, slots: int) -> Int[Array, "B M"]:
     # Real ones first, in their order.
     order = jnp.argsort(~mask, axis=1, stable=True)
     order = jnp.where(jnp.take_along_axis(mask, order, axis=1), order, -1)
-    missing = max(slots - mask.shape[1], 0)
-    return jnp.pad(order, [(0, 0), (0, missing)], constant_values=-1)[:, :slots].astype(jnp.int32)
+    padded = jnp.pad(order, [(0, 0), (0, slots)], constant_values=-1)
+    return padded[:, :slots].astype(jnp.int32)
 
 
 def reward_to_go(advantage: Float[Array, "*lead M"], discount: float) -> Float[Array, "*lead M"]:

@@ -296,7 +296,7 @@ def _judge(generator: TrainedGenerator, by: Evaluators, batch: Batch) -> Judge:
     return judge_of(by, batch)
 
 
-def _require_seeds(seeds: Any, count: int) -> None:
+def _require_seeds(seeds: Any, count: Any) -> None:
     """Draws need a seed per request."""
     found = getattr(seeds, "dtype", None), np.shape(seeds)
     if found != (jnp.uint32, (count,)):

@@ -1,0 +1,237 @@
+"""What re-ranks, exported: evaluators, generators, LAST."""
+
+import dataclasses
+import subprocess
+import sys
+
+import jax
+from logs import hand_made_dataset
+import numpy as np
+import pytest
+from reranking import CONFIG, JUDGES, SCHEMA, drawn, evaluators_of, generator_of, requests
+
+from recjax.export import artifact as artifacts
+from recjax.export.artifact import ArtifactError
+from recjax.export.stablehlo import export_run
+from recjax.train import checkpoints, run
+from recjax.train.settings import Settings
+from recjax.zoo.features import KnownRows
+from recjax.zoo.rerank import evaluator, generator, last, nar, seq2slate
+
+ROW_MAPS = {
+    table.name: KnownRows(np.arange(table.rows - 2, dtype=np.uint64)) for table in SCHEMA.tables
+}
+NAR = nar.Config(schema=SCHEMA, slots=3)
+SEQ2SLATE = seq2slate.Config(schema=SCHEMA, units=4)
+
+
+def saved(folder, name, config, variables):
+    """The folder of a run that was never trained."""
+    folder.mkdir()
+    run.save_config(
+        folder,
+        model=name,
+        config=config,
+        settings=Settings(history=1),
+        source="candidates:cascade",
+        dataset=dataclasses.replace(hand_made_dataset(), schema=SCHEMA, row_maps=ROW_MAPS),
+    )
+    checkpoints.save(folder / "checkpoints" / "best", 1, variables, {}, keep=1)
+    return folder
+
+
+def fresh(module, config):
+    return drawn(jax.eval_shape(lambda: module.init(jax.random.key(0), config)))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Runs by name; the first judge is not the second."""
+    where = tmp_path_factory.mktemp("runs")
+    first, second = evaluators_of(2).variables
+    return {
+        "generator": saved(where / "generator", "generator", CONFIG, generator_of().variables),
+        "nar": saved(where / "nar", "nar", NAR, fresh(nar, NAR)),
+        "seq2slate": saved(
+            where / "seq2slate", "seq2slate", SEQ2SLATE, fresh(seq2slate, SEQ2SLATE)
+        ),
+        "judge": saved(where / "judge", "evaluator", JUDGES, first),
+        "judge-2": saved(where / "judge-2", "evaluator", JUDGES, second),
+    }
+
+
+@pytest.mark.parametrize("name", ["generator", "nar", "seq2slate"])
+def test_a_generator_writes_the_same_slates(folders, tmp_path, name):
+    manifest = export_run(folders[name], tmp_path / "out")
+    assert manifest["largest_difference"] == 0.0
+    artifact = artifacts.load(tmp_path / "out")
+    module = {"generator": generator, "nar": nar, "seq2slate": seq2slate}[name]
+    config = {"generator": CONFIG, "nar": NAR, "seq2slate": SEQ2SLATE}[name]
+    variables = generator_of().variables if name == "generator" else fresh(module, config)
+    seen = set()
+    for batch in (requests(), requests(batch=1, candidates=9), requests(candidates=2)):
+        expected = module.apply(variables, config, batch).order
+        np.testing.assert_array_equal(artifact.slate(batch), expected)
+        seen |= {tuple(row) for row in np.asarray(expected).tolist()}
+    assert len(seen) > 2
+    nobody = jax.tree.map(lambda x: x[:0], batch)
+    assert artifact.slate(nobody).shape == (0, np.shape(expected)[1])
+    with pytest.raises(ArtifactError, match=r"gives .*order.*: use slate\(\)"):
+        artifact.score(batch)
+
+
+PRESETS = {
+    "default": (1, {}),
+    "cautious": (2, {}),
+    "official": (1, {"candidates": 8}),
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_last_in_one_program(folders, tmp_path, preset):
+    count, sizes = PRESETS[preset]
+    judges = [folders["judge"], folders["judge-2"]][:count]
+    export_run(
+        folders["generator"], tmp_path / "out", evaluators=judges, preset=preset,
+        platforms=["cpu"], **sizes,
+    )  # fmt: skip
+    artifact = artifacts.load(tmp_path / "out")
+    assert artifact.manifest["last"]["preset"] == preset
+    moved = False
+    generator_, by = generator_of(), evaluators_of(count, worth=(1.0, 0.0))
+    choose = jax.jit(lambda batch, seeds: last.last_parallel(
+        generator_, by, batch, last.PRESETS[preset], seeds=seeds
+    ))  # fmt: skip
+    for batch in (requests(), requests(batch=7, candidates=8, seed=1)):
+        seeds = np.arange(len(batch["candidate_mask"]), dtype=np.uint32) + 5
+        chosen = choose(padded(batch, sizes.get("candidates")), seeds)
+        np.testing.assert_array_equal(artifact.slate(batch, seeds=seeds), chosen.order)
+        moved |= bool((chosen.best > 0).any())
+    assert moved, "the greedy slates are all that was seen"
+
+
+def padded(batch, candidates):
+    """What a program of a fixed number of candidates gets to see."""
+    more = (candidates or 0) - batch["candidate_mask"].shape[1]
+    if more <= 0:
+        return batch
+    wider = lambda x: np.pad(x, [(0, 0), (0, more)] + [(0, 0)] * (x.ndim - 2))
+    return {r: jax.tree.map(wider, x) if r.startswith("candidate") else x for r, x in batch.items()}
+
+
+def test_draws_follow_their_seeds(folders, tmp_path):
+    judge = [folders["judge"]]
+    export_run(
+        folders["generator"],
+        tmp_path / "out",
+        evaluators=judge,
+        preset="official",
+        candidates=8,
+        platforms=["cpu"],
+    )
+    artifact, batch = artifacts.load(tmp_path / "out"), requests(batch=32, candidates=8)
+    zeros = np.zeros(32, np.uint32)
+    usual, other = artifact.slate(batch), artifact.slate(batch, seeds=zeros + 77)
+    again = artifact.slate(batch, seeds=np.arange(32, dtype=np.uint32))
+    np.testing.assert_array_equal(usual, again)
+    assert (usual != other).any()
+    with pytest.raises(ArtifactError, match=r"seeds must be uint32 of shape \(32,\), got int64"):
+        artifact.slate(batch, seeds=np.arange(32))
+
+
+def test_an_evaluator_judges_slates_of_up_to_its_slots(folders, tmp_path):
+    export_run(folders["judge"], tmp_path / "out", platforms=["cpu"])
+    artifact, variables = artifacts.load(tmp_path / "out"), evaluators_of(2).variables[0]
+    for slots in (3, 2, 1):
+        batch = requests(candidates=slots)
+        expected = evaluator.apply(variables, JUDGES, batch)
+        real = batch["candidate_mask"]
+        np.testing.assert_allclose(
+            np.asarray(artifact.score(batch))[real], expected.logit[real], atol=1e-5
+        )
+        assert set(artifact.tasks(batch)) == {"click", "purchase"}
+    with pytest.raises(ArtifactError, match="takes at most 3 candidates, got 4"):
+        artifact.score(requests(candidates=4))
+    with pytest.raises(ArtifactError, match=r"gives log.*: use score\(\)"):
+        artifact.slate(batch)
+
+
+def test_fixed_sizes_are_padded_and_never_exceeded(folders, tmp_path):
+    export_run(folders["generator"], tmp_path / "out", requests=4, candidates=7, platforms=["cpu"])
+    artifact = artifacts.load(tmp_path / "out")
+    for batch in (requests(4, 7), requests(2, 5), requests(1, 2)):
+        expected = generator.apply(generator_of().variables, CONFIG, batch).order
+        np.testing.assert_array_equal(artifact.slate(batch), expected)
+    with pytest.raises(ArtifactError, match="takes at most 4 requests, got 5"):
+        artifact.slate(requests(5, 7))
+    with pytest.raises(ArtifactError, match="takes at most 7 candidates, got 8"):
+        artifact.slate(requests(4, 8))
+
+
+def test_a_batch_of_another_schema_is_refused(folders, tmp_path):
+    export_run(folders["generator"], tmp_path / "out", platforms=["cpu"])
+    artifact, batch = artifacts.load(tmp_path / "out"), requests()
+    same = artifact.slate(batch, schema_hash=SCHEMA.hash)
+    np.testing.assert_array_equal(same, artifact.slate(batch))
+    with pytest.raises(ArtifactError, match="made under schema abc, the artifact serves"):
+        artifact.slate(batch, schema_hash="abc")
+
+
+@pytest.mark.parametrize(
+    "name, options, reason",
+    [
+        ("generator", {"evaluators": ["judge"], "preset": "cautious"}, "needs several evaluators"),
+        ("generator", {"evaluators": ["judge"], "preset": "bold"}, "choose from default, official"),
+        ("generator", {"evaluators": ["judge"], "preset": "official"}, "name it .--candidates N."),
+        ("judge", {"evaluators": ["judge-2"]}, "evaluator writes no slates"),
+        ("judge", {"candidates": 5}, "the 3 slots of its slates, got 5"),
+        ("generator", {"requests": 2, "candidates": 5}, "for one platform"),
+        ("generator", {"requests": 0}, "requests must be >= 1, got 0"),
+        ("generator", {"platforms": ["rocm"]}, "platforms must be some of cpu, cuda, tpu"),
+    ],
+)
+def test_what_cannot_be_exported_leaves_nothing_behind(folders, tmp_path, name, options, reason):
+    options = {**options, "evaluators": [folders[one] for one in options.get("evaluators", [])]}
+    with pytest.raises(ArtifactError, match=reason) as caught:
+        export_run(folders[name], tmp_path / "out", **options)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_loader_needs_jax_numpy_and_the_schema_alone(folders, tmp_path):
+    """In a process that can import nothing else that is installed."""
+    export_run(folders["generator"], tmp_path / "out", evaluators=[folders["judge"]])
+    batch = requests()
+    np.savez(
+        tmp_path / "batch.npz",
+        **{"/".join(k.key for k in p): x for p, x in jax.tree.leaves_with_path(batch)},
+    )
+    code = f"""
+import importlib.abc, importlib.metadata, sys
+ALLOWED = {{"jax", "jaxlib", "numpy", "ml_dtypes", "scipy", "opt_einsum", "flatbuffers", "recjax"}}
+REFUSED = importlib.metadata.packages_distributions().keys() - ALLOWED
+assert {{"flax", "pyarrow", "jaxtyping", "rich", "orbax"}} <= REFUSED
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in REFUSED:
+            raise ModuleNotFoundError(f"{{name}} is not there")
+sys.meta_path.insert(0, Refuse())
+import numpy as np
+from recjax.export.artifact import load
+batch = {{}}
+for name, value in np.load({str(tmp_path / "batch.npz")!r}).items():
+    role, *leaf = name.split("/")
+    if leaf:
+        batch.setdefault(role, {{}})[leaf[0]] = value
+    else:
+        batch[role] = value
+print(np.asarray(load({str(tmp_path / "out")!r}).slate(batch)).tolist())
+ours = sorted(name for name in sys.modules if name.startswith("recjax."))
+print([n for n in ours if not n.startswith(("recjax.zoo.features", "recjax.export"))])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    slate, others = done.stdout.splitlines()[-2:]
+    assert others == "['recjax.zoo']"
+    expected = artifacts.load(tmp_path / "out").slate(batch)
+    assert slate == str(np.asarray(expected).tolist())
