@@ -21,7 +21,7 @@ import numpy as np
 from ..train import launch
 from ..train.data.dataset import Dataset
 from ..train.data.sources import open_source
-from ..train.evaluation import baselines, metrics
+from ..train.evaluation import baselines, bootstrap, metrics
 from ..train.evaluation.scoring import exchange_histories, predict
 from ..train.inspection.hit_rates import hit_rates
 from .results import Row
@@ -130,7 +130,7 @@ def _bounds(case: Case, scores: dict[tuple[Case, Method, int], Path], seeds: int
         ends = []
         for seed in range(seeds):
             left, right = (np.load(scores[case, methods[n], seed]) for n in (reference, other))
-            interval = metrics.paired_bootstrap(
+            interval = bootstrap.paired_bootstrap(
                 left["score"], right["score"], left["label"], left["user"]
             )
             ends.append(interval[2])

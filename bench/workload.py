@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..train.data.batches.pipeline import Step, TrainingBatches
+from ..train.data.batches.assembly import Step
+from ..train.data.batches.pipeline import TrainingBatches
 from ..train.data.dataset import Dataset
 from ..train.data.event_log import EventLog, Requests
 from ..train.memory import keep_freed_memory

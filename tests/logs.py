@@ -5,7 +5,7 @@ import pyarrow as pa
 
 from recjax.train.data import interactions
 from recjax.train.data.fields.encoding import Attribute
-from recjax.train.data.interactions import Interactions
+from recjax.train.data.raw_interactions import Interactions
 
 ITEM_IDS = [101, 102, 103, 104, 105, 106, 107, 108, 109]
 CATEGORIES = ["a", "b", "a", None, "c", "b", "d", "a", "a"]

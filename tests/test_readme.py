@@ -81,7 +81,7 @@ def test_every_model_stands_in_the_table():
 
     for name in MODELS:
         assert f"[`{name}`](zoo/{name}.py)" in TEXT
-    for name in (*RERANKERS, *GENERATORS, "last"):
+    for name in (*RERANKERS, *GENERATORS):
         assert f"[`{name}`](zoo/rerank/{name}.py)" in TEXT
 
 

@@ -23,13 +23,9 @@ from ..zoo.rerank.last import seeds_of
 from ..zoo.rerank.rewards import Evaluators, Judge, judge_of, require_fit, upstream
 from . import checkpoints, run
 from .data import draws
-from .data.batches.pipeline import (
-    evaluation_batches,
-    fill_up,
-    fitting_batch,
-    pulled_batch,
-    whole_batch,
-)
+from .data.batches.assembly import pulled_batch, whole_batch
+from .data.batches.pipeline import evaluation_batches, fitting_batch
+from .data.batches.requests import fill_up
 from .data.dataset import Dataset
 from .data.event_log import EventLog, Requests
 from .evaluation.scoring import evaluate, even_preferences

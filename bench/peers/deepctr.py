@@ -21,7 +21,7 @@ from deepctr_torch.models import DIEN, DIN
 import numpy as np
 import torch
 
-from ...train.data.batches.pipeline import Step
+from ...train.data.batches.assembly import Step
 from ...zoo.features import Schema
 
 _PREFIX = {"history": "hist_", "history_negative": "neg_hist_"}

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...train.data.batches.pipeline import whole_batch
+from ...train.data.batches.assembly import whole_batch
 from ...train.data.market import slate_log
 from ...train.data.market.slates import SLATES, SlateWorld
 from ...zoo.rerank import evaluator, generator, last

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ...train.data.batches.pipeline import fill_up, pulled_batch, whole_batch
+from ...train.data.batches.assembly import pulled_batch, whole_batch
+from ...train.data.batches.requests import fill_up
 from ...train.data.dataset import Dataset
 from ...train.data.event_log import Requests
 from ...train.data.market import slate_log

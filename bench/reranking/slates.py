@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...train import checkpoints, defaults
-from ...train.data.batches.pipeline import whole_batch
+from ...train.data.batches.assembly import whole_batch
 from ...train.data.dataset import Dataset
 from ...train.data.event_log import Requests
 from ...train.data.market import slate_log

@@ -10,7 +10,7 @@ import pytest
 from recjax.export import stablehlo
 from recjax.export.stablehlo import ArtifactError
 from recjax.train import launch
-from recjax.train.data.batches.pipeline import whole_batch
+from recjax.train.data.batches.assembly import whole_batch
 from recjax.train.data.sources import open_source
 from recjax.zoo.features import encode
 

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from recjax.train.data.batches.pipeline import pulled_batch, whole_batch
+from recjax.train.data.batches.assembly import pulled_batch, whole_batch
 from recjax.train.data.event_log import EventLog, Requests
 from recjax.zoo.features import Field, HashedRows, Schema, Table, encode, record_type
 from recjax.zoo.features.cross import cross

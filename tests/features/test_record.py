@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recjax.train.data.batches.pipeline import whole_batch
+from recjax.train.data.batches.assembly import whole_batch
 from recjax.zoo.features import (
     Field,
     HashedRows,

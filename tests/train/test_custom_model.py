@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from recjax.train import checkpoints
-from recjax.train.data.batches.pipeline import whole_batch
+from recjax.train.data.batches.assembly import whole_batch
 from recjax.train.data.sources import open_source
 from recjax.train.loop import fit
 from recjax.train.settings import Settings

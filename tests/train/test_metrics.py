@@ -5,20 +5,17 @@ import time
 import numpy as np
 import pytest
 
+from recjax.train.evaluation.bootstrap import paired_bootstrap
+from recjax.train.evaluation.lists import cr_hit, ndcg_at_k, recall_at_k, top_click_hit
 from recjax.train.evaluation.metrics import (
     auc,
     calibration,
     calibration_error,
-    cr_hit,
     evaluate,
     gauc,
     logloss,
     logloss_from_logit,
-    ndcg_at_k,
-    paired_bootstrap,
-    recall_at_k,
     sigmoid,
-    top_click_hit,
 )
 
 EMPTY = np.zeros(0)

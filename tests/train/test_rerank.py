@@ -11,7 +11,7 @@ import pytest
 
 from recjax.cli import main
 from recjax.train import launch
-from recjax.train.data.batches.pipeline import whole_batch
+from recjax.train.data.batches.assembly import whole_batch
 from recjax.train.data.market import PRESETS, slate_log
 from recjax.train.data.market.slates import SLATES, SlateWorld
 from recjax.train.rerank import Actor, fit_generator, train_generator

@@ -9,7 +9,7 @@ import pytest
 
 from recjax.train.data import interactions, market
 from recjax.train.data.fields.encoding import Attribute
-from recjax.train.data.interactions import Interactions
+from recjax.train.data.raw_interactions import Interactions
 from recjax.train.inspection.suspects import suspects
 from recjax.zoo.features import Field
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from recjax.train.data.batches.pipeline import Hide, pulled_batch, whole_batch
+from recjax.train.data.batches.assembly import Hide, pulled_batch, whole_batch
 from recjax.train.data.event_log import EventLog, Requests
 from recjax.zoo import MODELS, mf
 from recjax.zoo.features import Field, KnownRows, Schema, Table, encode, signatures

@@ -26,9 +26,9 @@ import pyarrow as pa
 from ...zoo.features import RowMap, Schema
 from . import columns, draws
 from .as_of import LastSeen, Seconds, last_of_user
-from .batches.pipeline import with_candidates, with_negatives
+from .batches.requests import with_candidates, with_negatives
+from .chosen_events import Labels, chosen_events
 from .dataset import Dataset
-from .declaration.guess import codes_of
 from .errors import DataError
 from .event_log import EventLog, Requests
 from .fields.encoding import SEGMENTS, Attribute, Encoder, event_column
@@ -43,50 +43,8 @@ from .protocol import (
     not_behind_later_parts,
     parts_by_position,
     parts_by_time,
-    repeats,
 )
-
-_NAMED = 5  # Users that a message names.
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Interactions:
-    """Raw events in file order, with attributes of items, users and events.
-
-    Attributes:
-      user, item: (E,) integers, indices into the user attributes and `item_ids`.
-      time: (E,) integers.
-      item_ids: (N,) Arrow array of the items' published ids.
-      items: attributes with N values. users: with U values. events: with E values.
-      context: attributes with E values that are known before the event, such as its scene; those
-        of the target's own event are the request's.
-      changing_items, changing_users: attributes with E values that an item or a user has from that
-        event on, such as a price or a city. A candidate has the item's last one before the
-        request; the request's context has the user's; a past event has its own price.
-      has_clock: whether `time` is in seconds.
-      has_time: whether `time` comes from the file, and is not only the order of its rows.
-      user_ids: (U,) Arrow array of the users' published ids, for messages.
-      rating: (E,) numbers, NaN where none, for `Protocol.min_rating`.
-      part: (E,) 0, 1 or 2 where files of one's own say what is to train, validate and test on.
-      negatives: indices (user, item) of given evaluation negatives.
-    """
-
-    user: np.ndarray
-    item: np.ndarray
-    time: np.ndarray
-    item_ids: Any
-    items: tuple[Attribute, ...] = ()
-    users: tuple[Attribute, ...] = ()
-    events: tuple[Attribute, ...] = ()
-    context: tuple[Attribute, ...] = ()
-    changing_items: tuple[Attribute, ...] = ()
-    changing_users: tuple[Attribute, ...] = ()
-    has_clock: bool = True
-    has_time: bool = True
-    user_ids: Any = None
-    rating: np.ndarray | None = None
-    part: np.ndarray | None = None
-    negatives: tuple[np.ndarray, np.ndarray] | None = None
+from .raw_interactions import Interactions
 
 
 def build(
@@ -111,8 +69,8 @@ def build(
     if max_train_per_user < 1:
         raise ValueError(f"max_train_per_user must be >= 1, got {max_train_per_user}.")
     protocol, facts = protocol or Protocol(), {}
-    labels = _Labels.of(name, raw, protocol)
-    order = _chosen_events(name, raw, protocol, labels, facts)
+    labels = Labels.of(name, raw, protocol)
+    order = chosen_events(name, raw, protocol, labels, facts)
     user = columns.take(raw.user, order)
     starts = np.flatnonzero(np.diff(user, prepend=-1))
     user_ids, offsets = user[starts].astype(np.int64), np.append(starts, len(order))
@@ -224,86 +182,6 @@ def build(
     )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Labels:
-    """Which events are targets, and how far each went along the tasks.
-
-    `reached` (E,) is the number of the task of an event's behaviour, -1 for none.
-    """
-
-    reached: np.ndarray
-
-    @staticmethod
-    def of(name: str, raw: Interactions, protocol: Protocol) -> "_Labels":
-        if not protocol.tasks:
-            return _Labels(np.zeros(len(raw.user), np.int8))
-        behavior = next((x.values for x in raw.events if x.name == "behavior"), None)
-        if behavior is None:
-            raise DataError(f"{name}: tasks are behaviours, but the events have none.")
-        coded = behavior if pa.types.is_dictionary(behavior.type) else behavior.dictionary_encode()
-        known = [str(value) for value in coded.dictionary.to_pylist()]
-        for task in protocol.tasks:
-            if task not in known:
-                raise DataError(f"{name}: no event is a {task!r} ({', '.join(known)}).")
-        number = [protocol.tasks.index(x) if x in protocol.tasks else -1 for x in known]
-        code = coded.indices.fill_null(len(known)).to_numpy(zero_copy_only=False)
-        return _Labels(np.array([*number, -1], np.int8)[code])
-
-    @property
-    def is_target(self) -> np.ndarray:
-        return self.reached >= 0
-
-    def take(self, order: np.ndarray) -> "_Labels":
-        return _Labels(columns.take(self.reached, order))
-
-    def of_task(self, task: int, index: np.ndarray) -> np.ndarray:
-        return (self.reached[index] >= task).astype(np.float32)
-
-
-def _chosen_events(
-    name: str, raw: Interactions, protocol: Protocol, labels: _Labels, facts: dict[str, Any]
-) -> np.ndarray:
-    """The events that are kept, by user and time; file order breaks ties."""
-    order = np.lexsort((raw.time, raw.user))
-    if len(order) < 2**31:  # Half of what an int64 order would take, from here on.
-        order = order.astype(np.int32)
-    if protocol.duplicates == "drop":
-        copies = _copies(raw, order)
-        if copies.any():
-            facts["duplicate rows dropped"] = int(copies.sum())
-            order = order[~copies]
-    if protocol.min_rating:
-        if raw.rating is None:
-            raise DataError(f"{name}: min_rating needs ratings, and the events have none.")
-        low = ~(raw.rating[order] >= protocol.min_rating)
-        facts[f"events rated below {protocol.min_rating:g} left out"] = int(low.sum())
-        order = order[~low]
-    counts = columns.count(raw.user[order][labels.is_target[order]])
-    everyone = int(np.count_nonzero(columns.count(raw.user)))
-    if counts.max(initial=0) < protocol.min_events:
-        only = f" rated {protocol.min_rating:g} or more" if protocol.min_rating else ""
-        raise DataError(
-            f"{name}: every user has fewer than {protocol.min_events} events{only} ({len(order)} "
-            f"events of {everyone} users): nothing to train, validate and test on."
-        )
-    kept = np.zeros(int(raw.user.max(initial=0)) + 1, bool)
-    kept[: len(counts)] = counts >= protocol.min_events
-    facts[f"users dropped (fewer than {protocol.min_events} events)"] = everyone - int(kept.sum())
-    order = order[kept[raw.user[order]]]
-    full: list[int] = []
-    while len(more := _who_has_all(raw, order)):
-        full += more.tolist()
-        order = order[~np.isin(raw.user[order], more)]
-    if full:
-        facts["users left out (touched every item)"] = _named(raw, full)
-    if not len(order):
-        raise DataError(
-            f"{name}: every user touched all items ({_named(raw, full)}): nothing can be drawn to "
-            "compare theirs with."
-        )
-    return order
-
-
 def _how(protocol: Protocol, log: EventLog, given: np.ndarray | None) -> str:
     """What decided which events are for training, validation and test, with what would help."""
     if given is not None:
@@ -315,51 +193,6 @@ def _how(protocol: Protocol, log: EventLog, given: np.ndarray | None) -> str:
         return f"split={protocol.split}"
     at = ", ".join(f"{moment:.0f}" for moment in protocol.split_at) or "80 % and 90 %"
     return f"split=time at {at}; the times are {log.time.min()} to {log.time.max()}"
-
-
-def _named(raw: Interactions, users: list[int]) -> str:
-    ids = users if raw.user_ids is None else [raw.user_ids[user].as_py() for user in users]
-    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
-    return ", ".join(map(str, ids[:_NAMED])) + more
-
-
-def _who_has_all(raw: Interactions, order: np.ndarray) -> np.ndarray:
-    """Users who touched every item of the catalogue that the events of `order` leave."""
-    touched = columns.count(columns.take(raw.item, order), len(raw.item_ids))
-    of_nobody = columns.count(raw.item, len(touched)) == 0
-    size = int(np.count_nonzero((touched > 0) | of_nobody))
-    user = columns.take(raw.user, order)
-    counts = columns.count(user)
-    many = np.flatnonzero(counts >= size)
-    some = order[np.isin(user, many)]
-    pairs = np.unique(np.stack([raw.user[some], raw.item[some]]).astype(np.int64), axis=1)
-    owner, distinct = np.unique(pairs[0], return_counts=True)
-    return owner[distinct >= size]
-
-
-def _copies(raw: Interactions, order: np.ndarray) -> np.ndarray:
-    """(E,) of the ordered events, whether each says what one before it says."""
-    attributes = (*raw.events, *raw.context, *raw.changing_items, *raw.changing_users)
-    if raw.has_time:
-        # Copies stand in the same second of a user: only where there are two is more to compare.
-        result = np.zeros(len(order), bool)
-        same = np.zeros(len(order), bool)
-        for piece in columns.pieces(len(order)):
-            at = order[piece]
-            before = order[np.maximum(np.arange(piece.start, piece.stop) - 1, 0)]
-            same[piece] = (raw.user[at] == raw.user[before]) & (raw.time[at] == raw.time[before])
-        same[:1] = False
-        some = np.flatnonzero(same | np.append(same[1:], False))
-        run = np.cumsum(~same)[some]
-    else:
-        result, some, run = np.zeros(len(order), bool), np.arange(len(order)), raw.user[order]
-    rows = order[some]
-    keys = [codes_of(x.values.take(pa.array(rows))) for x in attributes]
-    if raw.rating is not None:
-        # Numbers that compare: one missing rating is like another.
-        keys.append(np.unique(raw.rating[rows], return_inverse=True)[1])
-    result[some] = repeats(run, raw.item[rows], *keys)
-    return result
 
 
 def _catalogue(raw: Interactions, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,18 +13,15 @@ Labels are 0/1 (or bool) unless said otherwise; weights are >= 0, and None means
 
 from collections.abc import Mapping
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
-from jaxtyping import Bool, Real, Shaped
+from jaxtyping import Real, Shaped
 import numpy as np
 
+from .bootstrap import pairs_of, weighted_auc
+from .checked import Label, Labels, Mask, Score, Scores, binary, ratio, starts_of, weights_of
+from .lists import ndcg_at_k
 from .segments import Segments
-
-_Score = Real[np.ndarray, " N"]
-_Label = Shaped[np.ndarray, " N"]
-_Scores = Real[np.ndarray, "R C"]
-_Labels = Shaped[np.ndarray, "R C"]
-_Mask = Bool[np.ndarray, "R C"]
 
 
 def sigmoid(logit: Real[np.ndarray, "..."]) -> np.ndarray:
@@ -34,25 +31,25 @@ def sigmoid(logit: Real[np.ndarray, "..."]) -> np.ndarray:
     return np.where(x >= 0.0, 1.0, small) / (1.0 + small)
 
 
-def auc(score: _Score, label: _Label, weight: _Score | None = None) -> float:
+def auc(score: Score, label: Label, weight: Score | None = None) -> float:
     r"""Area under the ROC curve: how often a positive outranks a negative, ties counting half.
 
         sum_{i in P, j in N} w_i w_j ([s_i > s_j] + [s_i = s_j] / 2) / (sum_P w_i * sum_N w_j)
 
     NaN if a class is absent (or has no weight), or if a score is NaN.
     """
-    return _weighted_auc(_pairs(score, label), _weights(weight, score))
+    return weighted_auc(pairs_of(score, label), weights_of(weight, score))
 
 
-def gauc(score: _Score, label: _Label, group: _Label, weight: _Score | None = None) -> float:
+def gauc(score: Score, label: Label, group: Label, weight: Score | None = None) -> float:
     r"""Grouped AUC: the mean over groups (users), weighted by their examples.
 
         sum_u n_u AUC_u / sum_u n_u,        n_u = sum of u's weights
 
     over the groups that have both classes; NaN if there is none, or if a score is NaN.
     """
-    score, positive = np.asarray(score, np.float64), _binary(label)
-    weight = _weights(weight, score)
+    score, positive = np.asarray(score, np.float64), binary(label)
+    weight = weights_of(weight, score)
     if np.isnan(score).any() or not len(score):
         return math.nan
     _, group = np.unique(group, return_inverse=True)
@@ -60,52 +57,52 @@ def gauc(score: _Score, label: _Label, group: _Label, weight: _Score | None = No
     score, group = score[order], group[order]
     up, down = (weight * positive)[order], (weight * ~positive)[order]
     # A run is the examples of one group with one score; a group is a row of runs.
-    run = _starts((group[1:] != group[:-1]) | (score[1:] != score[:-1]))
+    run = starts_of((group[1:] != group[:-1]) | (score[1:] != score[:-1]))
     up, down = np.add.reduceat(up, run), np.add.reduceat(down, run)
-    user = _starts(np.diff(group[run]) != 0)
+    user = starts_of(np.diff(group[run]) != 0)
     ups, downs = np.add.reduceat(up, user), np.add.reduceat(down, user)
     before = np.cumsum(down) - down
     below = before - np.repeat(before[user], np.diff(np.append(user, len(run))))
     won = np.add.reduceat(up * (below + 0.5 * down), user)
     both = (ups > 0.0) & (downs > 0.0)
     size, pairs = (ups + downs)[both], (ups * downs)[both]
-    return _ratio(np.sum(size * won[both] / pairs), np.sum(size))
+    return ratio(np.sum(size * won[both] / pairs), np.sum(size))
 
 
-def logloss(probability: _Score, label: _Label, weight: _Score | None = None) -> float:
+def logloss(probability: Score, label: Label, weight: Score | None = None) -> float:
     r"""Cross-entropy in nats: -sum w (y log p + (1 - y) log(1 - p)) / sum w.
 
     Nothing is clipped: a certain and wrong prediction costs infinity. From logits, use
     `logloss_from_logit`, which saturates nowhere. Labels may lie between 0 and 1. NaN if empty.
     """
     p, y = np.asarray(probability, np.float64), np.asarray(label, np.float64)
-    weight = _weights(weight, p)
+    weight = weights_of(weight, p)
     with np.errstate(divide="ignore"):
         loss = _cross_entropy(-np.log(p), -np.log1p(-p), y)
-    return _ratio(np.sum(weight * loss), np.sum(weight))
+    return ratio(np.sum(weight * loss), np.sum(weight))
 
 
-def logloss_from_logit(logit: _Score, label: _Label, weight: _Score | None = None) -> float:
+def logloss_from_logit(logit: Score, label: Label, weight: Score | None = None) -> float:
     """`logloss` of `sigmoid(logit)`, exact where the sigmoid rounds to 0 or 1.
 
     With softplus(x) = log(1 + exp(x)): sum w (y softplus(-x) + (1 - y) softplus(x)) / sum w.
     """
     x, y = np.asarray(logit, np.float64), np.asarray(label, np.float64)
-    weight = _weights(weight, x)
+    weight = weights_of(weight, x)
     rest = np.log1p(np.exp(-np.abs(x)))
     loss = _cross_entropy(np.maximum(-x, 0.0) + rest, np.maximum(x, 0.0) + rest, y)
-    return _ratio(np.sum(weight * loss), np.sum(weight))
+    return ratio(np.sum(weight * loss), np.sum(weight))
 
 
-def calibration(probability: _Score, label: _Label, weight: _Score | None = None) -> float:
+def calibration(probability: Score, label: Label, weight: Score | None = None) -> float:
     """Predicted over observed positives, sum w p / sum w y; 1 is right, NaN without positives."""
     p, y = np.asarray(probability, np.float64), np.asarray(label, np.float64)
-    weight = _weights(weight, p)
-    return _ratio(np.sum(weight * p), np.sum(weight * y))
+    weight = weights_of(weight, p)
+    return ratio(np.sum(weight * p), np.sum(weight * y))
 
 
 def calibration_error(
-    probability: _Score, label: _Label, weight: _Score | None = None, *, bins: int = 20
+    probability: Score, label: Label, weight: Score | None = None, *, bins: int = 20
 ) -> float:
     r"""Expected calibration error over bins of equal mass.
 
@@ -117,12 +114,12 @@ def calibration_error(
     if bins < 1:
         raise ValueError(f"calibration_error: bins must be >= 1, got {bins}.")
     p, y = np.asarray(probability, np.float64), np.asarray(label, np.float64)
-    weight = _weights(weight, p)
+    weight = weights_of(weight, p)
     total = np.sum(weight)
     if not total > 0.0 or np.isnan(p).any():
         return math.nan
     order = np.argsort(p)
-    run = _starts(np.diff(p[order]) != 0.0)
+    run = starts_of(np.diff(p[order]) != 0.0)
     mass = np.add.reduceat(weight[order], run)
     gap = np.add.reduceat((weight * (p - y))[order], run)
     middle = np.cumsum(mass) - 0.5 * mass
@@ -130,81 +127,11 @@ def calibration_error(
     return float(np.sum(np.abs(np.bincount(bin_of, gap, minlength=bins))) / total)
 
 
-def ndcg_at_k(
-    score: _Scores,
-    label: _Labels,
-    mask: _Mask | None = None,
-    *,
-    k: int,
-    relevant: Shaped[np.ndarray, " R"] | None = None,
-) -> float:
-    r"""Normalised discounted cumulative gain of the first k, mean over requests.
-
-        DCG = sum_{rank <= k} (2^label - 1) / log2(1 + rank),    NDCG = DCG / max over orders of DCG
-
-    Labels are grades >= 0. Requests without a positive label are left out. In retrieval, where
-    only what was found is scored, `relevant` is the number of relevant items that exist: the best
-    order then has min(relevant, k) gains of 1, and a request that found none of them counts as 0.
-    """
-    discount = lambda rank: np.where(rank <= k, 1.0 / np.log2(1.0 + rank), 0.0)
-    score, label, mask = _lists(score, label, mask, k)
-    gain = np.exp2(label) - 1.0
-    actual = np.sum(gain * _expected(score, mask, discount), axis=1)
-    if relevant is None:
-        ideal = np.sum(gain * _expected(label, mask, discount), axis=1)
-    else:
-        best = np.concatenate([[0.0], np.cumsum(discount(np.arange(1.0, k + 1.0)))])
-        ideal = best[np.minimum(relevant, k).astype(np.int64)]
-    return _mean_ratio(actual, ideal, score, mask)
-
-
-def recall_at_k(
-    score: _Scores,
-    label: _Labels,
-    mask: _Mask | None = None,
-    *,
-    k: int,
-    relevant: Shaped[np.ndarray, " R"] | None = None,
-) -> float:
-    r"""Share of a request's positives among its first k, mean over requests that have any.
-
-        mean_r  (positives of r with rank <= k) / (positives of r)
-
-    In retrieval, `relevant` is the number of relevant items that exist, found or not.
-    """
-    score, label, mask = _lists(score, label, mask, k)
-    found = np.sum(label * _expected(score, mask, lambda rank: rank <= k), axis=1)
-    return _mean_ratio(found, label.sum(axis=1) if relevant is None else relevant, score, mask)
-
-
-def top_click_hit(score: _Scores, click: _Labels, mask: _Mask | None = None, *, k: int) -> float:
-    r"""Share of all clicks that fall on the first k positions: how little a user has to scroll.
-
-        sum_r (clicks of r with rank <= k) / sum_r (clicks of r)
-
-    Every click weighs the same, so requests with many clicks weigh more; `recall_at_k` weighs
-    requests alike. Clicks are counts >= 0. NaN without clicks.
-    """
-    score, click, mask = _lists(score, click, mask, k)
-    hit = np.sum(click * _expected(score, mask, lambda rank: rank <= k))
-    return math.nan if np.isnan(score[mask]).any() else _ratio(hit, np.sum(click))
-
-
-def cr_hit(score: _Scores, conversion: _Labels, mask: _Mask | None = None, *, k: int) -> float:
-    r"""Share of all conversions that fall on the first k positions.
-
-        sum_r (conversions of r with rank <= k) / sum_r (conversions of r)
-
-    `top_click_hit`, with conversions (orders, bookings) in place of clicks.
-    """
-    return top_click_hit(score, conversion, mask, k=k)
-
-
 def evaluate(
-    logit: _Scores,
-    label: _Labels,
-    mask: _Mask | None = None,
-    weight: _Scores | None = None,
+    logit: Scores,
+    label: Labels,
+    mask: Mask | None = None,
+    weight: Scores | None = None,
     user: Shaped[np.ndarray, " R"] | None = None,
     segments: Mapping[str, Shaped[np.ndarray, " R ..."]] | None = None,
     *,
@@ -257,79 +184,6 @@ def evaluate(
     return metrics
 
 
-def paired_bootstrap(
-    score_a: _Score,
-    score_b: _Score,
-    label: _Label,
-    group: _Label | None = None,
-    *,
-    samples: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> tuple[float, float, float]:
-    """AUC(a) - AUC(b) and its percentile interval, both models seeing the same resamples.
-
-    Groups (users) are drawn with replacement, because the examples of one user are not
-    independent; without `group`, examples are. Drawing a group twice doubles the weight of its
-    examples, so the scores are sorted once and a sample costs two passes over the data. Samples
-    that lack a class are left out; (NaN, NaN, NaN) if there are only such.
-
-    Returns:
-      difference on the data as it is, then the low and high end of the interval.
-    """
-    if samples < 1:
-        raise ValueError(f"paired_bootstrap: samples must be >= 1, got {samples}.")
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"paired_bootstrap: confidence must be in (0, 1), got {confidence}.")
-    a, b = _pairs(score_a, label), _pairs(score_b, label)
-    ones = np.ones(len(label))
-    difference = _weighted_auc(a, ones) - _weighted_auc(b, ones)
-    if math.isnan(difference):
-        return math.nan, math.nan, math.nan
-    member = None if group is None else np.unique(group, return_inverse=True)[1]
-    count = len(label) if member is None else int(member.max()) + 1
-    random = np.random.default_rng(seed)
-    differences = np.empty(samples)
-    for sample in range(samples):
-        drawn = np.bincount(random.integers(0, count, count), minlength=count).astype(np.float64)
-        weight = drawn if member is None else drawn[member]
-        differences[sample] = _weighted_auc(a, weight) - _weighted_auc(b, weight)
-    differences = differences[~np.isnan(differences)]
-    if not len(differences):
-        return difference, math.nan, math.nan
-    low, high = np.quantile(differences, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
-    return difference, float(low), float(high)
-
-
-class _Pairs(NamedTuple):
-    """What AUC needs of scores and labels, whatever the weights."""
-
-    positive: np.ndarray  # indices of the positives, by score
-    negative: np.ndarray  # indices of the negatives, by score
-    below: np.ndarray  # per positive: how many negatives score less
-    up_to: np.ndarray  # per positive: how many negatives score less or the same
-
-
-def _pairs(score: np.ndarray, label: np.ndarray) -> _Pairs | None:
-    score, positive = np.asarray(score, np.float64), _binary(label)
-    if np.isnan(score).any():
-        return None
-    up, down = np.flatnonzero(positive), np.flatnonzero(~positive)
-    up, down = up[np.argsort(score[up])], down[np.argsort(score[down])]
-    below, up_to = (np.searchsorted(score[down], score[up], side) for side in ("left", "right"))
-    return _Pairs(up, down, below, up_to)
-
-
-def _weighted_auc(pairs: _Pairs | None, weight: np.ndarray) -> float:
-    if pairs is None:
-        return math.nan
-    down = np.zeros(len(pairs.negative) + 1)
-    np.cumsum(weight[pairs.negative], out=down[1:])
-    up = weight[pairs.positive]
-    won = np.sum(up * (down[pairs.below] + down[pairs.up_to])) / 2.0
-    return _ratio(won, np.sum(up) * down[-1])
-
-
 def _metrics(
     logit: np.ndarray,
     label: np.ndarray,
@@ -370,69 +224,3 @@ def _cross_entropy(yes: np.ndarray, no: np.ndarray, label: np.ndarray) -> np.nda
     with np.errstate(invalid="ignore"):
         cost = np.where(label > 0.0, label * yes, 0.0)
         return cost + np.where(label < 1.0, (1.0 - label) * no, 0.0)
-
-
-def _lists(
-    score: np.ndarray, label: np.ndarray, mask: np.ndarray | None, k: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Float64 scores, float64 labels that are 0 where masked, and the mask."""
-    if k < 1:
-        raise ValueError(f"k must be >= 1, got {k}.")
-    mask = np.ones(score.shape, bool) if mask is None else mask
-    return score.astype(np.float64), np.where(mask, label, 0).astype(np.float64), mask
-
-
-def _expected(score: np.ndarray, mask: np.ndarray, value: Any) -> np.ndarray:
-    """Per candidate, `value(rank)` averaged over all orders of the candidates that tie with it.
-
-    Ranks count from 1, best first. Masked candidates rank behind all others.
-    """
-    order = np.lexsort((-score, ~mask), axis=1)
-    score, behind = (np.take_along_axis(array, order, axis=1) for array in (score, ~mask))
-    first = np.ones(score.shape, bool)
-    first[:, 1:] = (score[:, 1:] != score[:, :-1]) | (behind[:, 1:] != behind[:, :-1])
-    run = np.flatnonzero(first)
-    values = np.broadcast_to(value(np.arange(1.0, score.shape[1] + 1.0)), score.shape)
-    size = np.diff(np.append(run, score.size))
-    if score.size:
-        mean = np.add.reduceat(values.reshape(-1).astype(np.float64), run) / size
-        values = np.repeat(mean, size).reshape(score.shape)
-    result = np.empty(score.shape)
-    np.put_along_axis(result, order, values, axis=1)
-    return result
-
-
-def _mean_ratio(
-    actual: np.ndarray, ideal: np.ndarray, score: np.ndarray, mask: np.ndarray
-) -> float:
-    """Mean of actual / ideal over the requests whose ideal is not 0."""
-    if np.isnan(score[mask]).any():
-        return math.nan
-    some = ideal > 0
-    return _ratio(np.sum(actual[some] / ideal[some]), np.sum(some))
-
-
-def _binary(label: np.ndarray) -> np.ndarray:
-    positive = label == 1
-    wrong = ~(positive | (label == 0))
-    if wrong.any():
-        raise ValueError(f"label must be 0 or 1, got {label[wrong][0]}.")
-    return positive
-
-
-def _weights(weight: np.ndarray | None, like: np.ndarray) -> np.ndarray:
-    if weight is None:
-        return np.ones(len(like))
-    weight = np.asarray(weight, np.float64)
-    if not (weight >= 0.0).all():
-        raise ValueError(f"weight must be >= 0, got {weight[~(weight >= 0.0)][0]}.")
-    return weight
-
-
-def _starts(changes: np.ndarray) -> np.ndarray:
-    """Indices where runs begin, given where an element differs from the one before it."""
-    return np.concatenate([[0], np.flatnonzero(changes) + 1])
-
-
-def _ratio(part: Any, whole: Any) -> float:
-    return float(part) / float(whole) if whole > 0 else math.nan

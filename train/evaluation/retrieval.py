@@ -19,7 +19,7 @@ from ...zoo.layers.retrieval import identity_field
 from ..data.batches.pipeline import evaluation_batches
 from ..data.dataset import Dataset
 from ..data.event_log import EventLog, Requests
-from . import metrics
+from . import lists
 
 NOTHING = -1
 SERIES = (20, 50)
@@ -209,8 +209,8 @@ def measure(top: Top, judged: Judged, category: str = "category") -> dict[str, A
     count = (relevant >= 0).sum(axis=1)
     result: dict[str, Any] = {"requests": len(relevant)}
     for k in SERIES:
-        result[f"recall@{k}"] = metrics.recall_at_k(order, hit, k=k, relevant=count)
-    result[f"ndcg@{last}"] = metrics.ndcg_at_k(order, hit, k=last, relevant=count)
+        result[f"recall@{k}"] = lists.recall_at_k(order, hit, k=k, relevant=count)
+    result[f"ndcg@{last}"] = lists.ndcg_at_k(order, hit, k=last, relevant=count)
     shown = top.item[:, :last]
     result[f"coverage@{last}"] = coverage(shown, len(judged.popularity))
     result[f"recall@{last} by popularity"] = recall_by_popularity(

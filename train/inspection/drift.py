@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from ...zoo.features import UNSEEN_ROW
-from ..data.batches.pipeline import positives
+from ..data.batches.requests import positives
 from ..data.dataset import Dataset
 from ..data.event_log import Requests
 from .hit_rates import values_of

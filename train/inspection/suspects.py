@@ -8,7 +8,7 @@ import numpy as np
 
 from ...zoo.features import PADDING_ROW, UNSEEN_ROW, Field
 from ..data import draws
-from ..data.batches.pipeline import whole_batch
+from ..data.batches.assembly import whole_batch
 from ..data.dataset import Dataset
 from ..evaluation.metrics import auc
 

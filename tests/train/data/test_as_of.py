@@ -7,10 +7,11 @@ import pyarrow as pa
 import pytest
 
 from recjax.train.data import interactions
-from recjax.train.data.batches.pipeline import TrainingBatches, whole_batch
+from recjax.train.data.batches.assembly import whole_batch
+from recjax.train.data.batches.pipeline import TrainingBatches
 from recjax.train.data.errors import DataError
 from recjax.train.data.fields.encoding import Attribute
-from recjax.train.data.interactions import Interactions
+from recjax.train.data.raw_interactions import Interactions
 
 RANDOM = np.random.default_rng(0)
 USERS, ITEMS, EVENTS = 30, 25, 500

@@ -9,8 +9,9 @@ from recjax.train.data import interactions
 from recjax.train.data.batches.pipeline import TrainingBatches
 from recjax.train.data.draws import NEVER
 from recjax.train.data.errors import DataError
-from recjax.train.data.interactions import Attribute, Interactions
+from recjax.train.data.interactions import Attribute
 from recjax.train.data.protocol import Protocol
+from recjax.train.data.raw_interactions import Interactions
 from recjax.zoo.features import HashedRows, signatures
 
 PARTS = ("train", "validation", "test")

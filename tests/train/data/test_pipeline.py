@@ -4,17 +4,10 @@ from logs import hand_made_dataset, random_dataset
 import numpy as np
 import pytest
 
-from recjax.train.data.batches.pipeline import (
-    Hide,
-    TrainingBatches,
-    bucket,
-    evaluation_batches,
-    fill_up,
-    fitting_batch,
-    pulled_batch,
-    whole_batch,
-    with_negatives,
-)
+from recjax.train.data.batches.assembly import Hide, pulled_batch, whole_batch
+from recjax.train.data.batches.pipeline import TrainingBatches, evaluation_batches, fitting_batch
+from recjax.train.data.batches.requests import fill_up, with_negatives
+from recjax.train.data.batches.windows import bucket
 from recjax.zoo.features import Field, Table
 
 DATASET = random_dataset()

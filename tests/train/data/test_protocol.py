@@ -12,8 +12,8 @@ from recjax.train.data.batches.pipeline import TrainingBatches
 from recjax.train.data.errors import DataError
 from recjax.train.data.event_log import leaks
 from recjax.train.data.fields.encoding import Attribute
-from recjax.train.data.interactions import Interactions
 from recjax.train.data.protocol import Protocol, newest_of_each, parts_by_position, repeats
+from recjax.train.data.raw_interactions import Interactions
 from recjax.train.data.sources import events
 from recjax.train.settings import Settings
 

@@ -6,14 +6,11 @@ import pyarrow as pa
 import pytest
 
 from recjax.train.data import draws, interactions
-from recjax.train.data.batches.pipeline import (
-    TrainingBatches,
-    evaluation_batches,
-    positives,
-    whole_batch,
-)
+from recjax.train.data.batches.assembly import whole_batch
+from recjax.train.data.batches.pipeline import TrainingBatches, evaluation_batches
+from recjax.train.data.batches.requests import positives
 from recjax.train.data.batches.required import ByPopularity, GroupIndex, Required
-from recjax.train.data.interactions import Interactions
+from recjax.train.data.raw_interactions import Interactions
 from recjax.zoo.contract import Requirements
 from recjax.zoo.features import UNSEEN_ROW
 

@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 
-from recjax.train.data.batches.pipeline import whole_batch
+from recjax.train.data.batches.assembly import whole_batch
 from recjax.train.data.market import PRESETS, slate_log
 from recjax.train.data.market.slates import SLATES, SlateRequests, SlateWorld
 from recjax.train.data.sources import SOURCES, open_source

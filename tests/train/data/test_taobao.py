@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recjax.train.data import interactions
+from recjax.train.data import interactions, raw_interactions
 from recjax.train.data.errors import DataError
 from recjax.train.data.event_log import leaks
 from recjax.train.data.protocol import Protocol
@@ -145,7 +145,7 @@ def test_many_lines_are_what_the_definition_makes_of_them(tmp_path):
     inside = raw["time"] >= START
     user, item, time = (raw[name][inside] for name in ("user", "item", "time"))
     item_ids, code = np.unique(item, return_inverse=True)
-    plain = interactions.Interactions(
+    plain = raw_interactions.Interactions(
         user=np.unique(user, return_inverse=True)[1],
         item=code,
         time=time,

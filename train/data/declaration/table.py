@@ -6,7 +6,6 @@ declared; what is guessed becomes part of the declaration, and is said.
 
 from collections.abc import Sequence
 import dataclasses
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from ..files.unify import stacked
 from .clock import Clock, read_clock
 from .columns import FEATURES, Column, Columns
 from .guess import Events, codes_of, guess, named
+from .presence import _REQUIRED, check_names, missing, present
 from .values import is_list, read_values
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
@@ -29,7 +29,6 @@ pc: Any = pyarrow.compute  # its functions are made when it is imported
 # Robust, since files mark what is missing by numbers far from all others.
 STANDARD = "robust | clip(-5, 5)"
 _DIMS = {"user": 8, "context": 4, "history": 4, "behavior": 4}
-_REQUIRED = ("user_id", "item_id")
 _REMEDY = " (--on-bad-row skip passes over it)"
 
 
@@ -142,20 +141,20 @@ def read_declared(
     raw = raw or read_table(where, names=names)
     notes, declared = list(raw.notes), columns is not None
     if columns is None:
-        _check_names(path, raw.table.column_names)
+        check_names(path, raw.table.column_names)
         try:
             by_name = named(raw.table)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
         settled = [*known, *(c for c in by_name if c.name not in {k.name for k in known})]
     else:
-        settled = list(_present(path, raw.table, columns, notes))
+        settled = list(present(path, raw.table, columns, notes))
     roles = {column.role: column for column in settled}
     for role in _REQUIRED:
         if role not in roles:
             if declared:
                 raise DataError(f"{path}: the declaration has no column of role {role!r}.")
-            raise DataError(_missing(path, role, raw.table))
+            raise DataError(missing(path, role, raw.table))
     ids = {}
     for role in _REQUIRED:
         column = roles[role]
@@ -168,7 +167,7 @@ def read_declared(
         ids[role] = read.values
         if read.odd and declared:
             notes.append(_odd(column, read.odd))
-    bad = _Bad(raw)
+    bad = BadValues(raw)
     for role in _REQUIRED:
         bad.add(ids[role].is_null(), lambda row, role=role: f"{roles[role].name} is missing")
     clock = None
@@ -229,7 +228,7 @@ def read_parts(
     return raw, np.repeat(np.arange(len(files), dtype=np.int8), sizes)
 
 
-def _complete(table: DeclaredTable, bad: "_Bad", declared: bool) -> DeclaredTable:
+def _complete(table: DeclaredTable, bad: "BadValues", declared: bool) -> DeclaredTable:
     """Without the bad rows so far, with codes, and with every column declared."""
     kept = pa.array(bad.usable)
     user, user_ids = codes(table.user_ids.filter(kept))
@@ -309,7 +308,7 @@ def _odd(column: Column, count: int) -> str:
     return f"column {column.name!r}: {values} {what[column.kind]}"
 
 
-def _checked(table: DeclaredTable, bad: "_Bad", on_bad_row: OnBadRow) -> DeclaredTable:
+def _checked(table: DeclaredTable, bad: "BadValues", on_bad_row: OnBadRow) -> DeclaredTable:
     found = sorted(bad.found)
     if found and (on_bad_row == "stop" or not table.table.num_rows):
         # Where no row is good, nothing is left to pass on to.
@@ -322,7 +321,7 @@ def _checked(table: DeclaredTable, bad: "_Bad", on_bad_row: OnBadRow) -> Declare
     return dataclasses.replace(table, bad=found)
 
 
-class _Bad:
+class BadValues:
     """Rows that cannot be used, of a file that has been read."""
 
     def __init__(self, raw: RawTable):
@@ -360,40 +359,6 @@ def _spread(clock: Clock, usable: np.ndarray) -> Clock:
 
 def _order(rows: int) -> Clock:
     return Clock(np.arange(rows, dtype=np.int64), {}, "order", False, "")
-
-
-def _check_names(path: Path, names: list[str]) -> None:
-    found = ", ".join(names)
-    for name in sorted(set(names)):
-        if names.count(name) > 1:
-            raise DataError(f"{path}: column {name!r} appears twice; found {found}.")
-        if name == "context_":
-            raise DataError(f"{path}: column {name!r} must be renamed: it names no field.")
-
-
-def _present(path: Path, table: pa.Table, columns: Columns, notes: list[str]) -> list[Column]:
-    """The declared columns; those that the file lacks are named, those it adds are said."""
-    names = table.column_names
-    missing = [c.name for c in columns if c.role != "ignored" and c.name not in names]
-    if missing:
-        listed = ", ".join(repr(name) for name in missing)
-        are = "columns" if len(missing) > 1 else "column"
-        raise DataError(f"{path}: declared {are} {listed} missing; found {', '.join(names)}.")
-    more = [name for name in names if columns.get(name) is None]
-    if more:
-        notes.append(f"not declared, left out: {', '.join(more)}")
-    ignored = [Column(name=name, role="ignored", why="not declared") for name in more]
-    return [*(c for c in columns if c.name in names), *ignored]
-
-
-def _missing(path: Path, role: str, table: pa.Table) -> str:
-    names = table.column_names
-    near = difflib.get_close_matches(role, [n for n in names if n not in _REQUIRED], 1, 0.5)
-    hint = f" Is it {near[0]!r}?" if near else ""
-    return (
-        f"{path}: column {role!r} is missing; found {', '.join(names)}.{hint} Rename it, or "
-        "declare the columns (--columns FILE)."
-    )
 
 
 def codes(values: pa.Array) -> tuple[np.ndarray, pa.Array]:

@@ -32,8 +32,8 @@ from .. import columns, files, interactions
 from ..dataset import Dataset
 from ..fields.encoding import Attribute
 from ..files.lines import BadRows, OnBadRow, read_blocks
-from ..interactions import Interactions
 from ..protocol import Protocol
+from ..raw_interactions import Interactions
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 

@@ -32,8 +32,8 @@ from ..errors import DataError
 from ..files import read_table
 from ..files.lines import OnBadRow
 from ..impressions.columns import LABEL, LABEL_NAMES, flags_or_numbers
-from ..interactions import Interactions
 from ..protocol import POPULARITY, UNIFORM, Protocol
+from ..raw_interactions import Interactions
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 _MOMENT, _OFTEN = 10, 0.05  # Seconds; share of the events.

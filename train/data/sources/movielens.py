@@ -22,8 +22,8 @@ from ..dataset import Dataset
 from ..errors import DataError
 from ..fields.encoding import Attribute
 from ..files.lines import BadRows, OnBadRow, read_blocks, read_lines
-from ..interactions import Interactions
 from ..protocol import Protocol
+from ..raw_interactions import Interactions
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 

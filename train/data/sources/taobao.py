@@ -27,8 +27,8 @@ from ..dataset import Dataset
 from ..errors import DataError
 from ..fields.encoding import Attribute
 from ..files.lines import BadRows, OnBadRow, read_blocks
-from ..interactions import Interactions
 from ..protocol import Protocol
+from ..raw_interactions import Interactions
 
 BEHAVIORS = ("pv", "buy", "cart", "fav")
 _COLUMNS = {
