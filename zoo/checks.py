@@ -1,6 +1,6 @@
 """Checks of configurations: name, rule, value, before anything is traced."""
 
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def require_positive(config: Any, *names: str) -> None:
@@ -42,8 +42,10 @@ def require_fields(config: Any) -> None:
         raise ValueError("Config.schema must have a field, got none.")
 
 
-def require_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
-    """The named attribute is one of `choices`."""
-    value = getattr(config, name)
-    if value not in choices:
-        raise ValueError(f"Config.{name} must be one of {', '.join(choices)}, got {value!r}.")
+def require_choices(config: Any) -> None:
+    """Each attribute that is annotated as a Literal is one of its values."""
+    for name, hint in get_type_hints(type(config)).items():
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        value = getattr(config, name)
+        if choices and value not in choices:
+            raise ValueError(f"Config.{name} must be one of {', '.join(choices)}, got {value!r}.")

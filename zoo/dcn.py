@@ -31,13 +31,13 @@ Shapes: `B` requests, `C` candidates, `I` width of x_0, `K` experts, `R` rank.
 """
 
 import dataclasses
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .checks import require_choice, require_fields, require_positive, require_probability
+from .checks import require_choices, require_fields, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .embeddings import (
     Pooling,
@@ -52,7 +52,7 @@ from .embeddings import (
 )
 from .features import Schema
 from .layers.losses import ranking_loss
-from .layers.tower import ACTIVATIONS, Activation, Layers, Tower
+from .layers.tower import Activation, Layers, Tower
 
 KIND = "ranking"
 
@@ -101,12 +101,7 @@ class Config:
     def __post_init__(self):
         require_fields(self)
         require_positive(self, "cross_layers", "tower_units", "rank", "experts")
-        require_choice(self, "cross", get_args(Cross))
-        require_choice(self, "structure", get_args(Structure))
-        require_choice(self, "activation", ACTIVATIONS)
-        require_choice(self, "gate", get_args(Gate))
-        require_choice(self, "g", get_args(Nonlinearity))
-        require_choice(self, "pooling", get_args(Pooling))
+        require_choices(self)
         require_probability(self, "embedding_dropout")
         if self.structure == "parallel" and not self.tower_units:
             raise ValueError("Config.tower_units must name a layer where structure is 'parallel'.")
@@ -153,7 +148,7 @@ class DCN(nn.Module):
         tables = read_tables(self, config.schema)
         embedded = embed(tables, config.schema, batch)
         embedded = dropout(embedded, config.embedding_dropout, train=train)
-        history = jnp.concatenate([embedded.history, embedded.history_only], axis=-1)
+        history = embedded.behaviour
         pooled = pool(history, batch["history_mask"], config.pooling)
         interest = for_each_candidate(pooled, embedded.candidate.shape[1])
         x0 = tower_input(embedded, interest, product=config.product)

@@ -33,9 +33,8 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ..kernels.augru import augru, gru
 from ..kernels.target_attention import normalized
-from .checks import require_choice, require_item_fields, require_positive, require_probability
+from .checks import require_choices, require_item_fields, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
-from .din import ActivationUnit
 from .embeddings import (
     Pooling,
     as_arrays,
@@ -50,10 +49,11 @@ from .embeddings import (
     tower_input,
 )
 from .features import Schema
+from .layers.activation_unit import ActivationUnit
 from .layers.auxiliary import NextBehaviour, auxiliary_loss, negatives_of
 from .layers.losses import click_loss, in_training
 from .layers.recurrence import GATE_BIAS, Recurrence
-from .layers.tower import ACTIVATIONS, Activation, Query, Tower
+from .layers.tower import Activation, Query, Tower
 
 KIND = "ranking"
 
@@ -106,13 +106,7 @@ class Config:
         require_positive(self, "attention_units", "auxiliary_units", "tower_units")
         if self.hidden_units is not None:
             require_positive(self, "hidden_units")
-        require_choice(self, "evolution", ("augru", "augru_release", "agru", "aigru", "gru"))
-        require_choice(self, "attention", ("mlp", "bilinear"))
-        require_choice(self, "attention_activation", ACTIVATIONS)
-        require_choice(self, "attn_scale", ("softmax", "softmax_length", "sigmoid"))
-        require_choice(self, "auxiliary_negatives", ("uniform", "log_popularity"))
-        require_choice(self, "activation", ACTIVATIONS)
-        require_choice(self, "pooling", ("sum", "mean"))
+        require_choices(self)
         require_probability(self, "embedding_dropout")
         if not self.auxiliary_weight >= 0:
             raise ValueError(f"Config.auxiliary_weight must be >= 0, got {self.auxiliary_weight}.")
@@ -183,7 +177,7 @@ class DIEN(nn.Module):
         embedded = dropout(
             embed(tables, config.schema, batch), config.embedding_dropout, train=train
         )
-        behaviour = jnp.concatenate([embedded.history, embedded.history_only], axis=-1)
+        behaviour = embedded.behaviour
         mask, width = batch["history_mask"], config.hidden_units or behaviour.shape[-1]
         interests = gru(behaviour, mask, Recurrence(width, name="extractor")(behaviour))
 

@@ -21,29 +21,24 @@ Shapes: `B` requests, `L` history events, `C` candidates, `D` width of a behavio
 """
 
 import dataclasses
-from typing import Literal, cast
+from typing import cast
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..kernels.target_attention import (
-    Layer,
-    Weights,
-    attention_scores,
-    moments,
-    target_attention,
+    Normalize,
 )
-from .checks import require_choice, require_item_fields, require_positive, require_probability
+from .checks import require_choices, require_item_fields, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .embeddings import as_arrays, dropout, embed, init_variables, read_tables, tower_input
 from .features import Schema
+from .layers.activation_unit import ActivationUnit
 from .layers.losses import ranking_loss
-from .layers.tower import ACTIVATIONS, PRELU_ALPHA, Activation, RunningMoments, Tower
+from .layers.tower import Activation, Tower
 
 KIND = "ranking"
-
-Normalize = Literal["none", "softmax"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,9 +67,7 @@ class Config:
 
     def __post_init__(self):
         require_positive(self, "attention_units", "tower_units")
-        require_choice(self, "attention_activation", ACTIVATIONS)
-        require_choice(self, "activation", ACTIVATIONS)
-        require_choice(self, "normalize", ("none", "softmax"))
+        require_choices(self)
         require_probability(self, "embedding_dropout")
         if not self.attention_units:
             raise ValueError("Config.attention_units must name at least one layer, got ().")
@@ -140,7 +133,7 @@ class DIN(nn.Module):
         )
         interest = unit(
             _like_behaviour(embedded.candidate, embedded.history_only.shape[-1]),
-            jnp.concatenate([embedded.history, embedded.history_only], axis=-1),
+            embedded.behaviour,
             batch["history_mask"],
             batch["candidate_mask"],
             train=train,
@@ -151,75 +144,6 @@ class DIN(nn.Module):
         tower = Tower(config.tower_units, config.activation, axis_name=self.axis_name, name="tower")
         logit = tower(x, batch["candidate_mask"], train=train)
         return Output(logit, {config.schema.tasks[0]: logit})
-
-
-class ActivationUnit(nn.Module):
-    """Local activation and pooling: parameters here, arithmetic in `kernels.target_attention`.
-
-    Without `pooled` it gives the weights themselves, (B, C, L).
-    """
-
-    units: tuple[int, ...]
-    activation: Activation
-    normalize: Normalize
-    axis_name: str | None = None
-    pooled: bool = True
-
-    @nn.compact
-    def __call__(
-        self,
-        query: Float[Array, "B C D"],
-        keys: Float[Array, "B L D"],
-        mask: Bool[Array, "B L"],
-        candidate_mask: Bool[Array, "B C"],
-        *,
-        train: bool,
-    ) -> Float[Array, "B C V"]:
-        """The interest that each candidate finds in the history."""
-        layers, width = [], 4 * keys.shape[-1]
-        for i, unit in enumerate(self.units):
-            layers.append(self._layer(i, width, unit))
-            width = unit
-        glorot = nn.initializers.glorot_uniform()
-        out_kernel = self.param("out_kernel", glorot, (width, 1))[:, 0]
-        # Softmax ignores a constant: the bias would have no gradient but rounding noise.
-        out_bias = None
-        if self.normalize == "none":
-            # From 1 on, v starts as the base model's sum and learns what to leave out; from 0 on it
-            # starts as nothing.
-            out_bias = self.param("out_bias", nn.initializers.ones, ())
-        weights = Weights(tuple(layers), out_kernel, out_bias)
-        if self.activation == "dice":
-            weights = self._with_statistics(weights, query, keys, mask, candidate_mask, train)
-        attend = target_attention if self.pooled else attention_scores
-        return attend(
-            query, keys, mask, weights, activation=self.activation, normalize=self.normalize
-        )
-
-    def _layer(self, i: int, width: int, unit: int) -> Layer:
-        kernel = self.param(f"kernel_{i}", nn.initializers.glorot_uniform(), (width, unit))
-        bias = self.param(f"bias_{i}", nn.initializers.zeros, (unit,))
-        alpha = None
-        if self.activation in ("prelu", "dice"):
-            start = PRELU_ALPHA if self.activation == "prelu" else 0.0
-            alpha = self.param(f"alpha_{i}", nn.initializers.constant(start), (unit,))
-        return Layer(kernel, bias, alpha, None, None)
-
-    def _with_statistics(
-        self, weights: Weights, query, keys, mask, candidate_mask, train: bool
-    ) -> Weights:
-        """Dice's statistics: of this batch in training, running averages otherwise."""
-        batch_moments = [None] * len(self.units)
-        if train:
-            batch_moments = moments(
-                query, keys, mask, candidate_mask, weights, axis_name=self.axis_name
-            )
-        layers = []
-        for i, layer in enumerate(weights.layers):
-            running = RunningMoments(self.units[i], name=f"running_{i}")
-            mean, variance = running(batch_moments[i])
-            layers.append(layer._replace(mean=mean, variance=variance))
-        return weights._replace(layers=tuple(layers))
 
 
 def _like_behaviour(candidate: Float[Array, "B C D"], missing: int) -> Float[Array, "B C E"]:

@@ -170,6 +170,11 @@ class Embedded(NamedTuple):
     history: Float[Array, "B L D"]
     history_only: Float[Array, "B L F"]
 
+    @property
+    def behaviour(self) -> Float[Array, "B L E"]:
+        """All that is known of each event: [`history`, `history_only`]."""
+        return jnp.concatenate([self.history, self.history_only], axis=-1)
+
 
 def embed(tables: dict[str, Float[Array, "rows dim"]], schema: Schema, batch: Batch) -> Embedded:
     """Looks up every field of the batch. Raises ValueError if it lacks one of the schema's."""

@@ -33,14 +33,14 @@ Shapes: `B` requests, `C` candidates, `I` width of x, `H` of a bottom, `E` exper
 """
 
 import dataclasses
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from .checks import require_choice, require_fields, require_positive, require_probability
+from .checks import require_choices, require_fields, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .embeddings import (
     Pooling,
@@ -55,7 +55,7 @@ from .embeddings import (
 )
 from .features import Schema
 from .layers.losses import click_loss, in_training, label_of
-from .layers.tower import ACTIVATIONS, Activation, Layers, Tower
+from .layers.tower import Activation, Layers, Tower
 
 KIND = "ranking"
 
@@ -90,10 +90,8 @@ class Config:
 
     def __post_init__(self):
         require_fields(self)
-        require_choice(self, "mode", get_args(Mode))
+        require_choices(self)
         require_positive(self, "tower_units", "experts")
-        require_choice(self, "activation", ACTIVATIONS)
-        require_choice(self, "pooling", get_args(Pooling))
         require_probability(self, "embedding_dropout")
         tasks, shares = self.schema.tasks, self.mode in ("shared_bottom", "mmoe")
         if len(tasks) < 2:
@@ -187,7 +185,7 @@ class ESMM(nn.Module):
         tables = read_tables(self, config.schema)
         embedded = embed(tables, config.schema, batch)
         embedded = dropout(embedded, config.embedding_dropout, train=train)
-        history = jnp.concatenate([embedded.history, embedded.history_only], axis=-1)
+        history = embedded.behaviour
         pooled = pool(history, batch["history_mask"], config.pooling)
         interest = for_each_candidate(pooled, embedded.candidate.shape[1])
         x = tower_input(embedded, interest, product=config.product)

@@ -24,14 +24,14 @@ Shapes: `B` requests, `L` history events, `C` candidates, `K` outputs (here 1).
 
 import dataclasses
 import functools
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .checks import require_choice
+from .checks import require_choices
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .embeddings import Pooling, as_arrays, embed_field, init_variables, pool, read_tables
 from .features import Schema
@@ -55,7 +55,7 @@ class Config:
     pooling: Pooling = "mean"
 
     def __post_init__(self):
-        require_choice(self, "pooling", get_args(Pooling))
+        require_choices(self)
 
 
 def requirements(config: Config) -> Requirements:

@@ -39,9 +39,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from .checks import require_choice, require_item_fields, require_positive, require_probability
+from ..kernels.target_attention import Normalize
+from .checks import require_choices, require_item_fields, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
-from .din import ActivationUnit, Normalize
 from .embeddings import (
     Embedded,
     Pooling,
@@ -56,6 +56,7 @@ from .embeddings import (
     tower_input,
 )
 from .features import Schema
+from .layers.activation_unit import ActivationUnit
 from .layers.auxiliary import NextBehaviour, auxiliary_loss, negatives_of
 from .layers.losses import click_loss, in_training
 from .layers.memory import (
@@ -68,7 +69,7 @@ from .layers.memory import (
     step,
     unequal_usage,
 )
-from .layers.tower import ACTIVATIONS, Activation, Query, Tower
+from .layers.tower import Activation, Query, Tower
 
 KIND = "ranking"
 
@@ -119,11 +120,7 @@ class Config:
     def __post_init__(self):
         require_positive(self, "slots", "controller_units", "induction_slots")
         require_positive(self, "attention_units", "tower_units")
-        require_choice(self, "mur", ("paper", "release", "none"))
-        require_choice(self, "attention_activation", ACTIVATIONS)
-        require_choice(self, "activation", ACTIVATIONS)
-        require_choice(self, "normalize", ("none", "softmax"))
-        require_choice(self, "pooling", ("sum", "mean"))
+        require_choices(self)
         require_probability(self, "embedding_dropout")
         for name in ("induction_units", "mur_weight", "auxiliary_weight"):
             if not getattr(self, name) >= 0:
@@ -231,7 +228,7 @@ class MIMN(nn.Module):
             batch = compact(batch)  # The auxiliary loss speaks of the next event.
         drop = lambda x: self.dropout(x, deterministic=not train)
         embedded = Embedded(*map(drop, embed(dict(self.tables), config.schema, batch)))
-        events = jnp.concatenate([embedded.history, embedded.history_only], axis=-1)
+        events = embedded.behaviour
         mask = batch["history_mask"]
         state, reads = encode(
             self.machine(),

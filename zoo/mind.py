@@ -25,14 +25,15 @@ Shapes: `B` requests, `L` events, `C` candidates, `K` interests, `S` shared draw
 
 import dataclasses
 import functools
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from .checks import require_choice, require_positive, require_probability
+from ..kernels.target_attention import MASKED
+from .checks import require_choices, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .embeddings import (
     INIT_STD,
@@ -46,7 +47,6 @@ from .embeddings import (
 )
 from .features import Field, Schema
 from .layers.retrieval import (
-    NEVER,
     identity_field,
     left_out_draws,
     nearest_interest,
@@ -100,8 +100,7 @@ class Config:
 
     def __post_init__(self):
         require_positive(self, "dim", "interests", "rounds", "tower_units", "sampled")
-        require_choice(self, "attention", get_args(Attention))
-        require_choice(self, "agreement", get_args(Agreement))
+        require_choices(self)
         require_probability(self, "embedding_dropout")
         for name in ("routing_std", "agreement_scale"):
             if not getattr(self, name) > 0:
@@ -203,7 +202,7 @@ class MIND(nn.Module):
         if not config.nearest_draws:
             return positive, jnp.einsum("bcd,sd->bcs", v, sampled)
         draws = jnp.einsum("bkd,sd->bks", users, sampled)
-        draws = jnp.max(jnp.where(exists[..., None], draws, NEVER), axis=1)
+        draws = jnp.max(jnp.where(exists[..., None], draws, MASKED), axis=1)
         return positive, for_each_candidate(draws, items.shape[1])
 
     def item_vectors(self, items: dict[str, Array]) -> Float[Array, "*lead D"]:
@@ -261,10 +260,10 @@ def label_aware_attention(
     """sum_j softmax_j(pow(v_j . e, p)) v_j for each candidate; "hard" is p -> infinity."""
     score = jnp.einsum("bkd,bcd->bck", users, items)
     if attention == "hard":
-        best = jnp.argmax(jnp.where(exists[:, None], score, NEVER), axis=-1)
+        best = jnp.argmax(jnp.where(exists[:, None], score, MASKED), axis=-1)
         return jnp.take_along_axis(users, best[..., None], axis=1)
     score = power * score if attention == "soft" else signed_power(score, power)
-    weight = nn.softmax(jnp.where(exists[:, None], score, NEVER), axis=-1)
+    weight = nn.softmax(jnp.where(exists[:, None], score, MASKED), axis=-1)
     return jnp.einsum("bck,bkd->bcd", weight, users)
 
 

@@ -15,10 +15,9 @@ import dataclasses
 from typing import Literal, cast
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .checks import require_choice, require_fields, require_positive, require_probability
+from .checks import require_choices, require_fields, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .embeddings import (
     as_arrays,
@@ -32,7 +31,7 @@ from .embeddings import (
 )
 from .features import Schema
 from .layers.losses import ranking_loss
-from .layers.tower import ACTIVATIONS, Activation, Tower
+from .layers.tower import Activation, Tower
 
 KIND = "ranking"
 
@@ -60,8 +59,7 @@ class Config:
     def __post_init__(self):
         require_fields(self)
         require_positive(self, "tower_units")
-        require_choice(self, "activation", ACTIVATIONS)
-        require_choice(self, "pooling", ("sum", "mean"))
+        require_choices(self)
         require_probability(self, "embedding_dropout")
 
 
@@ -106,7 +104,7 @@ class MLP(nn.Module):
         tables = read_tables(self, config.schema)
         embedded = embed(tables, config.schema, batch)
         embedded = dropout(embedded, config.embedding_dropout, train=train)
-        history = jnp.concatenate([embedded.history, embedded.history_only], axis=-1)
+        history = embedded.behaviour
         pooled = pool(history, batch["history_mask"], config.pooling)
         interest = for_each_candidate(pooled, embedded.candidate.shape[1])
         x = tower_input(embedded, interest, product=config.product)

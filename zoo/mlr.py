@@ -21,13 +21,13 @@ Shapes: `B` requests, `C` candidates, `M` pieces.
 """
 
 import dataclasses
-from typing import cast, get_args
+from typing import cast
 
 import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .checks import require_choice, require_positive
+from .checks import require_choices, require_positive
 from .contract import Aux, Batch, Output, Requirements, Variables
 from .embeddings import INIT_STD, Pooling, as_arrays, init_variables, read_tables
 from .features import Schema
@@ -56,7 +56,7 @@ class Config:
 
     def __post_init__(self):
         require_positive(self, "pieces")
-        require_choice(self, "pooling", get_args(Pooling))
+        require_choices(self)
 
 
 def requirements(config: Config) -> Requirements:

@@ -38,9 +38,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..kernels.soft_search import soft_search
-from .checks import require_choice, require_item_fields, require_positive, require_probability
+from ..kernels.target_attention import Normalize
+from .checks import require_choices, require_item_fields, require_positive, require_probability
 from .contract import Aux, Batch, Output, Requirements, Variables
-from .din import ActivationUnit, Normalize
 from .embeddings import (
     Embedded,
     as_arrays,
@@ -53,9 +53,10 @@ from .embeddings import (
     tower_input,
 )
 from .features import Schema
+from .layers.activation_unit import ActivationUnit
 from .layers.exact_search import Events, ExactSearch, pick, starting_as
 from .layers.losses import click_loss, in_training
-from .layers.tower import ACTIVATIONS, Activation, Tower
+from .layers.tower import Activation, Tower
 
 KIND = "ranking"
 
@@ -109,11 +110,9 @@ class Config:
     embedding_dropout: float = 0.0
 
     def __post_init__(self):
-        require_choice(self, "search", ("soft", "hard"))
+        require_choices(self)
         require_positive(self, "top_k", "search_dim", "heads", "head_dim", "short_length")
         require_positive(self, "attention_units", "tower_units")
-        require_choice(self, "normalize", ("none", "softmax"))
-        require_choice(self, "activation", ACTIVATIONS)
         require_probability(self, "embedding_dropout")
         for name in ("alpha", "beta"):
             if not getattr(self, name) > 0:
@@ -240,7 +239,7 @@ class SIM(nn.Module):
         )
         return unit(
             jnp.pad(embedded.candidate, [(0, 0), (0, 0), (0, missing)]),
-            jnp.concatenate([embedded.history, embedded.history_only], axis=-1),
+            embedded.behaviour,
             batch["history_mask"],
             batch["candidate_mask"],
             train=train,

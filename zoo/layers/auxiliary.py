@@ -12,12 +12,12 @@ Shapes: `B` requests, `L` events, `H` width of a state, `D` width of an item.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ..contract import Batch
 from ..embeddings import require_drawn
+from .losses import mean_over
 
 
 class NextBehaviour(nn.Module):
@@ -83,7 +83,4 @@ def auxiliary_loss(
     before = flat(state[:, :-1])
     yes, no = net(before, (flat(item[:, 1:]), flat(negative[:, 1:])))
     each = jnp.where(follows.reshape(-1), nn.softplus(-yes) + nn.softplus(no), 0.0)
-    total, count = each.sum(), follows.sum(dtype=jnp.float32)
-    if axis_name is not None:
-        total, count = jax.lax.psum((total, count), axis_name)
-    return total / jnp.maximum(count, 1.0)
+    return mean_over(each, follows, axis_name)

@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 import optax
 
 from ..contract import Aux, Batch, Variables
@@ -27,10 +27,17 @@ def click_loss(
     weight = batch.get("weight", {}).get(task, jnp.ones_like(label))
     weight = jnp.where(mask, weight, 0.0)
     each = optax.sigmoid_binary_cross_entropy(jnp.where(mask, logit, 0.0), label)
-    total, mass = jnp.sum(weight * each), jnp.sum(weight)
+    return mean_over(weight * each, weight, axis_name)
+
+
+def mean_over(
+    value: Float[Array, "..."], weight: Shaped[Array, "..."], axis_name: str | None = None
+) -> Float[Array, ""]:
+    """sum(value) / sum(weight) over all devices, `value` being weighted already; or 0."""
+    total, mass = value.sum(), weight.sum(dtype=jnp.float32)
     if axis_name is not None:
         total, mass = jax.lax.psum((total, mass), axis_name)
-    return total / jnp.maximum(mass, 1e-12)
+    return total / jnp.where(mass > 0, mass, 1.0)
 
 
 def label_of(batch: Batch, task: str) -> Float[Array, "B C"]:

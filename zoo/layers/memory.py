@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float
 import numpy as np
 
 from .heads import Params, addressing, head_outputs, shift_and_sharpen, transfer
+from .losses import mean_over
 from .recurrence import GATE_BIAS
 from .tower import row
 
@@ -236,7 +237,4 @@ def unequal_usage(
     """sum_i (g(i) - mean g)^2, averaged over the requests of all devices that have candidates."""
     each = jnp.square(usage - usage.mean(axis=-1, keepdims=True)).sum(axis=-1)
     real = candidate_mask.any(axis=-1)
-    total, count = jnp.where(real, each, 0.0).sum(), real.sum(dtype=jnp.float32)
-    if axis_name is not None:
-        total, count = jax.lax.psum((total, count), axis_name)
-    return total / jnp.maximum(count, 1.0)
+    return mean_over(jnp.where(real, each, 0.0), real, axis_name)

@@ -19,12 +19,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ...kernels.target_attention import MASKED
 from ..contract import Batch
 from ..features import Field, Schema
-from .losses import label_of
-
-# Finite, so that no difference of two of them is NaN.
-NEVER = -0.7 * float(jnp.finfo(jnp.float32).max)
+from .losses import label_of, mean_over
 
 
 def identity_field(schema: Schema) -> Field:
@@ -51,7 +49,7 @@ def nearest_interest(
 ) -> Float[Array, "B C"]:
     """max_k v_k . e over the user's real vectors."""
     scores = jnp.einsum("bkd,bcd->bck", users, items)
-    return jnp.max(jnp.where(mask[:, None, :], scores, NEVER), axis=-1)
+    return jnp.max(jnp.where(mask[:, None, :], scores, MASKED), axis=-1)
 
 
 def identity_schema(schema: Schema) -> Schema:
@@ -84,7 +82,7 @@ def sampled_softmax_loss(
     """
     mask = batch["candidate_mask"]
     positive = jnp.where(mask, positive - batch["candidate_log_q"], 0.0)
-    negative = jnp.where(hit, NEVER, negative - batch["sampled_log_q"][None, None])
+    negative = jnp.where(hit, MASKED, negative - batch["sampled_log_q"][None, None])
     negative = jnp.where(mask[..., None], negative, 0.0)
     each = jnp.logaddexp(positive, jax.nn.logsumexp(negative, axis=-1)) - positive
     return mean_over_positives(each, batch, task, axis_name=axis_name)
@@ -105,11 +103,7 @@ def mean_over_positives(
     label = label_of(batch, task)
     weight = label * batch.get("weight", {}).get(task, jnp.ones_like(label))
     weight = jnp.where(batch["candidate_mask"], weight, 0.0)
-    total = jnp.sum(weight * each)
-    mass = jnp.sum(weight if count is None else weight * count)
-    if axis_name is not None:
-        total, mass = jax.lax.psum((total, mass), axis_name)
-    return total / jnp.maximum(mass, 1e-12)
+    return mean_over(weight * each, weight if count is None else weight * count, axis_name)
 
 
 def newest(mask: Bool[Array, "B L"], window: int) -> Bool[Array, "B L"]:

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 import numpy as np
 
+from ...kernels.target_attention import MASKED
 from ..embeddings import pool
-from .retrieval import NEVER
 
 Agreement = Literal["inner", "cosine"]
 
@@ -73,7 +73,7 @@ def route(
         constant = _directions(constant, mask)
 
     def interests(logits, events):
-        weight = nn.softmax(jnp.where(exists[:, None], logits, NEVER), axis=-1)
+        weight = nn.softmax(jnp.where(exists[:, None], logits, MASKED), axis=-1)
         return squash(jnp.einsum("blk,bld->bkd", weight, events))
 
     logits = jnp.broadcast_to(start, (mask.shape[0], *start.shape))

@@ -3,17 +3,13 @@
 Shapes: a leading mask says which entries are real; statistics never see the others.
 """
 
-from typing import Literal, get_args
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-Activation = Literal["prelu", "dice", "relu", "sigmoid"]
-ACTIVATIONS = get_args(Activation)
+from ...kernels.target_attention import DICE_EPSILON, Activation
 
-DICE_EPSILON = 1e-8
 DICE_MOMENTUM = 0.99
 PRELU_ALPHA = 0.25
 

@@ -34,9 +34,9 @@ from ..checks import require_fields, require_positive, require_probability
 from ..contract import Aux, Batch, Output, Requirements, Variables
 from ..embeddings import as_arrays, dropout, embed, init_variables, read_tables
 from ..features import Schema
-from ..layers.losses import in_training
+from ..layers.losses import in_training, mean_over
 from ..layers.recurrence import Recurrence
-from .listwise import Shown, item_rows, log_softmax_over, mean_over, shown
+from .listwise import Shown, item_rows, log_softmax_over, shown
 
 KIND = "reranking"
 

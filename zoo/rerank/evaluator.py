@@ -24,7 +24,7 @@ Shapes: `B` requests, `N` candidates, `S` slates per request, `M` slots, `E` wid
 """
 
 import dataclasses
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -32,13 +32,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ...kernels.augru import gru
-from ..checks import require_choice, require_positive, require_probability
+from ..checks import require_choices, require_positive, require_probability
 from ..contract import Aux, Batch, Output, Requirements, Variables
 from ..embeddings import Embedded, as_arrays, embed, init_variables, read_tables
 from ..features import Schema
 from ..layers.losses import click_loss, in_training
 from ..layers.recurrence import Recurrence
-from ..layers.tower import Activation
 from .listwise import item_rows
 
 KIND = "evaluator"
@@ -70,13 +69,13 @@ class Config:
     pair_units: int = 16
     window: int = 3
     tower_units: tuple[int, ...] = (128, 64)
-    activation: Activation = "relu"
+    activation: Literal["relu", "sigmoid"] = "relu"
     embedding_dropout: float = 0.0
 
     def __post_init__(self):
         require_positive(self, "slots", "units", "heads", "head_dim", "gru_units", "pair_units")
         require_positive(self, "window", "tower_units")
-        require_choice(self, "activation", ("relu", "sigmoid"))
+        require_choices(self)
         require_probability(self, "embedding_dropout")
         if not self.tower_units:
             raise ValueError("Config.tower_units must name at least one layer, got ().")

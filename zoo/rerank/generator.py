@@ -46,7 +46,7 @@ from ...kernels.pointer_decode import (
     pointer_decode,
     pointer_log_probability,
 )
-from ..checks import require_choice, require_positive, require_probability, require_tuple
+from ..checks import require_choices, require_positive, require_probability, require_tuple
 from ..contract import Aux, Batch, Requirements, Slate, Variables
 from ..embeddings import (
     Embedded,
@@ -59,7 +59,7 @@ from ..embeddings import (
     require_drawn,
 )
 from ..features import Schema
-from ..layers.losses import in_training
+from ..layers.losses import in_training, mean_over
 from ..layers.recurrence import GATE_BIAS
 from . import constraints
 from .listwise import item_rows
@@ -102,8 +102,7 @@ class Config:
 
     def __post_init__(self):
         require_positive(self, "slots", "encoder_units", "hidden_units", "heads", "head_units")
-        require_choice(self, "pooling", ("sum", "mean"))
-        require_choice(self, "attention", ("softmax", "raw"))
+        require_choices(self)
         require_probability(self, "embedding_dropout")
         if not 0 <= self.discount <= 1:
             raise ValueError(f"Config.discount must be in [0, 1], got {self.discount}.")
@@ -209,10 +208,7 @@ def policy_loss(
     real = order >= 0
     credit = reward_to_go(jnp.where(real, jnp.asarray(advantage), 0.0), discount)
     each = -jnp.where(real, credit * logp, 0.0).sum(axis=1)
-    total, count = each.sum(), real.any(axis=1).sum(dtype=jnp.float32)
-    if axis_name is not None:
-        total, count = jax.lax.psum((total, count), axis_name)
-    return total / jnp.maximum(count, 1.0)
+    return mean_over(each, real.any(axis=1), axis_name)
 
 
 class Generator(nn.Module):

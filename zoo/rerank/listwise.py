@@ -6,7 +6,6 @@ Shapes: `B` requests, `N` candidates.
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -45,13 +44,3 @@ def log_softmax_over(
     """Logarithm of the softmax over what the mask lets through; 0 for all others."""
     kept = jnp.where(mask, logit, jnp.finfo(jnp.float32).min)
     return jnp.where(mask, nn.log_softmax(kept, axis=-1), 0.0)
-
-
-def mean_over(
-    value: Float[Array, "*lead"], weight: Float[Array, "*lead"], axis_name: str | None = None
-) -> Float[Array, ""]:
-    """sum(value) / sum(weight) over all devices, `value` being weighted already; or 0."""
-    total, mass = value.sum(), weight.sum()
-    if axis_name is not None:
-        total, mass = jax.lax.psum((total, mass), axis_name)
-    return total / jnp.where(mass > 0, mass, 1.0)

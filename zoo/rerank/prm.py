@@ -28,12 +28,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from ..checks import require_choice, require_fields, require_positive, require_probability
+from ..checks import require_choices, require_fields, require_positive, require_probability
 from ..contract import Aux, Batch, Output, Requirements, Variables
 from ..embeddings import as_arrays, dropout, embed, init_variables, read_tables
 from ..features import Schema
-from ..layers.losses import click_loss, in_training
-from .listwise import item_rows, log_softmax_over, mean_over, shown
+from ..layers.losses import click_loss, in_training, mean_over
+from .listwise import item_rows, log_softmax_over, shown
 
 KIND = "reranking"
 
@@ -68,7 +68,7 @@ class Config:
     def __post_init__(self):
         require_fields(self)
         require_positive(self, "units", "heads", "blocks", "feed_units")
-        require_choice(self, "objective", ("softmax", "pointwise"))
+        require_choices(self)
         require_probability(self, "dropout", "embedding_dropout")
         if self.units % self.heads:
             raise ValueError(

@@ -31,12 +31,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 import numpy as np
 
-from ..checks import require_choice, require_fields, require_positive, require_probability
+from ..checks import require_choices, require_fields, require_positive, require_probability
 from ..contract import Aux, Batch, Requirements, Slate, Variables
 from ..embeddings import as_arrays, dropout, embed, init_variables, read_tables
 from ..features import Schema
-from ..layers.losses import in_training
-from .listwise import Shown, item_rows, log_softmax_over, mean_over, shown
+from ..layers.losses import in_training, mean_over
+from .listwise import Shown, item_rows, log_softmax_over, shown
 
 KIND = "generator"
 
@@ -65,7 +65,7 @@ class Config:
     def __post_init__(self):
         require_fields(self)
         require_positive(self, "slots", "units", "pointer_units")
-        require_choice(self, "forcing", ("own", "clicks"))
+        require_choices(self)
         require_probability(self, "embedding_dropout")
 
 

@@ -15,7 +15,7 @@ all where its gradient vanishes.
 Shapes: `B` requests, `N` candidates, `M` slots.
 """
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,6 @@ from jaxtyping import Array, Float, Int, UInt32
 from ....kernels.pointer_decode import Direction, Request, Weights, pointer_log_probability
 
 Normalize = Literal["block", "global", "none"]
-NORMALIZE = get_args(Normalize)
 PARAMETERS = ("key", "context", "row", *Weights._fields)
 
 _TINY = 1e-20

@@ -37,7 +37,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 import numpy as np
 
-from ...checks import require_choice, require_tuple
+from ...checks import require_choices, require_tuple
 from ...contract import Batch, Variables
 from .. import generator as generators
 from ..rewards import Evaluators, Judge, judge_of, require_fit, reward_to_go, upstream
@@ -79,8 +79,7 @@ class Config:
 
     def __post_init__(self):
         require_tuple(self, "steps", "parameters")
-        require_choice(self, "delta", ("activations", "parameters"))
-        require_choice(self, "normalize", deltas.NORMALIZE)
+        require_choices(self)
         unknown = [name for name in self.parameters if name not in deltas.PARAMETERS]
         if unknown or not self.parameters:
             raise ValueError(
