@@ -13,7 +13,7 @@ NEWEST_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/pytho
 TEST = $(BIN)/python -m pytest -q -n 2
 RERANK := tests/zoo/rerank tests/train/test_rerank.py
 # Tables that must be equal to the bit, whatever their size: so they are as users compile them.
-OPTIMISED := tests/features/test_embeddings.py
+OPTIMISED := tests/zoo/features/test_embeddings.py
 
 .PHONY: demo test kernels rerank contract parity aot notebooks lint format results clean \
 	environments times

@@ -17,6 +17,7 @@ no training code is loaded. Every file is checked against the manifest before it
 from collections.abc import Callable
 import dataclasses
 import hashlib
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ from ..zoo.features import (
 from ..zoo.features.file_names import file_of
 
 MANIFEST = "manifest.json"
+TRITON = "triton_kernel_call"
+"""What kernels are called in a program for CUDA."""
 # Roles whose second axis is that of the candidates, or of the groups of a retrieved past.
 SECOND_AXIS = {
     "candidate": "candidates",
@@ -237,6 +240,7 @@ def load(folder: Path | str) -> Artifact:
         manifest = json.loads((folder / MANIFEST).read_text())
         files, schema = manifest["files"], Schema.from_dict(manifest["schema"])
         inputs, outputs, sizes = (manifest[key] for key in ("inputs", "outputs", "sizes"))
+        needs = manifest["needs"]
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{folder / MANIFEST} cannot be read: {error}") from error
     for name, expected in files.items():
@@ -246,6 +250,13 @@ def load(folder: Path | str) -> Artifact:
             raise ArtifactError(f"{folder / name} is damaged: its checksum does not match.")
     if schema.hash != manifest["schema_hash"]:
         raise ArtifactError(f"{folder}: the schema does not match its own hash.")
+    for name in needs:
+        try:
+            importlib.import_module(name)  # It tells JAX what the kernels' calls are.
+        except ImportError as error:
+            raise ArtifactError(
+                f"{folder} holds kernels that need {name}: pip install 'recjax[gpu]' ({error})."
+            ) from error
     programs = {}
     for name in manifest["programs"]:
         content = bytearray((folder / f"{name}.program").read_bytes())

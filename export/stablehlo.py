@@ -29,7 +29,7 @@ from ..train import launch, run
 from ..zoo.contract import Batch, served
 from ..zoo.features import Schema, example_batch
 from ..zoo.rerank import last
-from .artifact import MANIFEST, SECOND_AXIS, ArtifactError, checksum, load
+from .artifact import MANIFEST, SECOND_AXIS, TRITON, ArtifactError, checksum, load
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _AGREE = 1e-5
@@ -113,9 +113,11 @@ def export_run(
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
+        needs_triton = False
         for name, one in programs.items():
-            content = _serialised(saved.model, one, variables, platforms)
+            content, kernels = _serialised(saved.model, one, variables, platforms)
             (aside / f"{name}.program").write_bytes(content)
+            needs_triton |= kernels
         np.savez(aside / "variables.npz", **_flat(variables))
         if (folder / "rows").is_dir():
             shutil.copytree(folder / "rows", aside / "rows")
@@ -134,6 +136,7 @@ def export_run(
             "inputs": {name: sorted(one.inputs) for name, one in programs.items()},
             "outputs": {"apply": sorted(n for n, x in expected.items() if x is not None)},
             "platforms": list(platforms),
+            "needs": ["jax_triton"] if needs_triton else [],
             "versions": run.versions(),
             "date": run.now(),
             "files": {
@@ -159,8 +162,8 @@ def export_run(
 
 def _serialised(
     model: str, program: _Program, variables: Any, platforms: Sequence[str]
-) -> bytearray:
-    """The program as a function of (flat variables, inputs)."""
+) -> tuple[bytearray, bool]:
+    """The program as a function of (flat variables, inputs), and whether it needs Triton."""
     structure = jax.tree.structure(variables)
     names = list(_flat(variables))
 
@@ -170,10 +173,13 @@ def _serialised(
 
     shapes = {name: _shape(x) for name, x in _flat(variables).items()}
     try:
-        exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(
-            shapes, program.inputs
-        )
-        return exported.serialize()
+        # JAX promises nothing of programs with kernels over time; the manifest has its version.
+        exported = jax.export.export(
+            jax.jit(function),
+            platforms=tuple(platforms),
+            disabled_checks=[jax.export.DisabledSafetyCheck.custom_call(TRITON)],
+        )(shapes, program.inputs)
+        return exported.serialize(), TRITON in exported.mlir_module()
     except Exception as error:  # What JAX cannot trace or lower, it says in many ways.
         reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         if isinstance(error, jax.errors.InconclusiveDimensionOperation):

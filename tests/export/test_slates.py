@@ -1,47 +1,21 @@
 """What re-ranks, exported: evaluators, generators, LAST."""
 
-import dataclasses
 import subprocess
 import sys
 
 import jax
-from logs import hand_made_dataset
 import numpy as np
 import pytest
-from reranking import CONFIG, JUDGES, SCHEMA, drawn, evaluators_of, generator_of, requests
+from runs import fresh, saved
 
 from recjax.export import artifact as artifacts
 from recjax.export.artifact import ArtifactError
 from recjax.export.stablehlo import export_run
-from recjax.train import checkpoints, run
-from recjax.train.settings import Settings
-from recjax.zoo.features import KnownRows
 from recjax.zoo.rerank import evaluator, generator, last, nar, seq2slate
+from reranking import CONFIG, JUDGES, SCHEMA, evaluators_of, generator_of, requests
 
-ROW_MAPS = {
-    table.name: KnownRows(np.arange(table.rows - 2, dtype=np.uint64)) for table in SCHEMA.tables
-}
 NAR = nar.Config(schema=SCHEMA, slots=3)
 SEQ2SLATE = seq2slate.Config(schema=SCHEMA, units=4)
-
-
-def saved(folder, name, config, variables):
-    """The folder of a run that was never trained."""
-    folder.mkdir()
-    run.save_config(
-        folder,
-        model=name,
-        config=config,
-        settings=Settings(history=1),
-        source="candidates:cascade",
-        dataset=dataclasses.replace(hand_made_dataset(), schema=SCHEMA, row_maps=ROW_MAPS),
-    )
-    checkpoints.save(folder / "checkpoints" / "best", 1, variables, {}, keep=1)
-    return folder
-
-
-def fresh(module, config):
-    return drawn(jax.eval_shape(lambda: module.init(jax.random.key(0), config)))
 
 
 @pytest.fixture(scope="module")
@@ -235,3 +209,11 @@ print([n for n in ours if not n.startswith(("recjax.zoo.features", "recjax.expor
     assert others == "['recjax.zoo']"
     expected = artifacts.load(tmp_path / "out").slate(batch)
     assert slate == str(np.asarray(expected).tolist())
+
+
+def test_kernels_that_cannot_be_called_are_said(folders, tmp_path):
+    export_run(folders["judge"], tmp_path / "out", platforms=["cpu"])
+    path = tmp_path / "out" / "manifest.json"
+    path.write_text(path.read_text().replace('"needs": []', '"needs": ["no_such_package"]'))
+    with pytest.raises(ArtifactError, match="kernels that need no_such_package: pip install"):
+        artifacts.load(tmp_path / "out")

@@ -1,6 +1,5 @@
 import functools
 
-from exact_dot_attention import exact, exact_gradients, float64
 import jax
 from jax import export
 from jax.experimental.pallas import tpu as pltpu
@@ -10,6 +9,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
+from exact_dot_attention import exact, exact_gradients, float64
 from recjax.kernels.dot_attention import api, chunked, dot_attention, pallas_tpu
 from recjax.kernels.dot_attention.cases import CASES, Case
 from testing import assert_close

@@ -3,10 +3,10 @@
 import dataclasses
 
 import jax.numpy as jnp
-from logs import random_dataset
 import numpy as np
 import pytest
 
+from logs import random_dataset
 from recjax.train import launch
 from recjax.train.data.sources import open_source
 from recjax.train.unseen import unseen_weights, with_average_unseen

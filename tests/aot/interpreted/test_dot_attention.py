@@ -1,11 +1,11 @@
 """The Triton kernels of dot attention in Triton's interpreter, against float64."""
 
-from exact_dot_attention import exact, exact_gradients, float64
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from aot import interpreter
+from exact_dot_attention import exact, exact_gradients, float64
 from recjax.kernels.dot_attention import triton as gpu
 from recjax.kernels.dot_attention import triton_kernels
 from recjax.kernels.dot_attention.cases import Case

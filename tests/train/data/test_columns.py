@@ -1,8 +1,8 @@
-from logs import hand_made_dataset, random_dataset
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from logs import hand_made_dataset, random_dataset
 from recjax.train.data import columns
 
 

@@ -1,9 +1,9 @@
 import dataclasses
 
-from logs import hand_made_dataset, random_dataset
 import numpy as np
 import pytest
 
+from logs import hand_made_dataset, random_dataset
 from recjax.train.data.event_log import EventLog, Requests, leaks
 
 COLUMNS = ("event", "items", "users")

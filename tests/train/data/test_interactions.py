@@ -1,10 +1,10 @@
 import dataclasses
 
-from logs import ITEM_IDS, hand_made, hand_made_dataset, random_dataset
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from logs import ITEM_IDS, hand_made, hand_made_dataset, random_dataset
 from recjax.train.data import interactions
 from recjax.train.data.batches.pipeline import TrainingBatches
 from recjax.train.data.draws import NEVER

@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from logs import random_dataset, shop_columns
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from logs import random_dataset, shop_columns
 from recjax.train.data import interactions
 from recjax.train.data.batches.pipeline import TrainingBatches
 from recjax.train.data.errors import DataError

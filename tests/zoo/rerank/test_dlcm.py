@@ -5,13 +5,13 @@ import functools
 import itertools
 
 import jax
-from listwise import ODD_SCHEMA, clicked_lists, fitted, flat, moved, odd_ones_out, worse_padding
 import numpy as np
 import pytest
-from reranking import SCHEMA, drawn
 
+from listwise import ODD_SCHEMA, clicked_lists, fitted, flat, moved, odd_ones_out, worse_padding
 from recjax.zoo.features import Schema
 from recjax.zoo.rerank import dlcm
+from reranking import SCHEMA, drawn
 from testing import assert_close
 
 CONFIG = dlcm.Config(schema=SCHEMA, expansion_units=(5, 3), units=4, heads=2)

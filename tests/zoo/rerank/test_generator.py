@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reranking import CONFIG, SCHEMA, generator_of, requests
 
 from recjax.zoo.features import Field
 from recjax.zoo.rerank import generator, rewards
+from reranking import CONFIG, SCHEMA, generator_of, requests
 from testing import assert_close
 
 BATCH = requests()

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reranking import CONFIG, JUDGES, SCHEMA, evaluators_of, generator_of, requests
 
 from recjax.zoo.rerank import generator, last, rewards
 from recjax.zoo.rerank.last import deltas
+from reranking import CONFIG, JUDGES, SCHEMA, evaluators_of, generator_of, requests
 from testing import assert_close
 
 BATCH = requests()

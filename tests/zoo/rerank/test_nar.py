@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reranking import SCHEMA, evaluators_of, generator_of, requests
 
 from recjax.zoo.rerank import last, nar
 from recjax.zoo.rerank.last import deltas
+from reranking import SCHEMA, evaluators_of, generator_of, requests
 from testing import assert_close
 
 BATCH = requests()

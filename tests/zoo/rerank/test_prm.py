@@ -6,13 +6,13 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-from listwise import ODD_SCHEMA, clicked_lists, fitted, flat, moved, odd_ones_out, worse_padding
 import numpy as np
 import pytest
-from reranking import SCHEMA, drawn
 
+from listwise import ODD_SCHEMA, clicked_lists, fitted, flat, moved, odd_ones_out, worse_padding
 from recjax.zoo.features import Schema
 from recjax.zoo.rerank import prm
+from reranking import SCHEMA, drawn
 from testing import assert_close
 
 CONFIG = prm.Config(

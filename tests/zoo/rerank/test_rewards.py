@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reranking import evaluators_of, requests
 
 from recjax.zoo.rerank import rewards
+from reranking import evaluators_of, requests
 from testing import assert_close
 
 BATCH = requests()

@@ -5,14 +5,14 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from listwise import ODD_SCHEMA, clicked_lists, fitted, flat, moved, odd_ones_out, worse_padding
 import numpy as np
 import pytest
-from reranking import SCHEMA, drawn
 
+from listwise import ODD_SCHEMA, clicked_lists, fitted, flat, moved, odd_ones_out, worse_padding
 from recjax.zoo.features import Schema
 from recjax.zoo.rerank import seq2slate
 from recjax.zoo.rerank.listwise import Shown
+from reranking import SCHEMA, drawn
 from testing import assert_close
 
 # Request 1 has four candidates: one slot stays empty.

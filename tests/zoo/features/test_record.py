@@ -1,11 +1,11 @@
 import dataclasses
 
 import jax
-from logs import AGES, CATEGORIES, EVENTS, ITEM_IDS, ORDERED, PRICES, TAGS, hand_made_dataset
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from logs import AGES, CATEGORIES, EVENTS, ITEM_IDS, ORDERED, PRICES, TAGS, hand_made_dataset
 from recjax.train.data.batches.assembly import whole_batch
 from recjax.zoo.features import (
     Field,

@@ -1,10 +1,10 @@
 import dataclasses
 
-from logs import hand_made_dataset, random_dataset
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from logs import hand_made_dataset, random_dataset
 from recjax.train.data import draws, interactions
 from recjax.train.data.batches.assembly import whole_batch
 from recjax.train.data.batches.pipeline import TrainingBatches, evaluation_batches

@@ -1,10 +1,10 @@
 """What a column is, guessed from its values: never the outcome of an event as an item's feature."""
 
-from logs import shop_columns
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from logs import shop_columns
 from recjax.train.data.declaration.guess import Events, guess, kind_of, named
 from recjax.train.data.declaration.table import codes
 

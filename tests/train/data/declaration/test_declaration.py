@@ -3,13 +3,13 @@
 import datetime
 import json
 
-from logs import shop_columns
 import numpy as np
 import pyarrow as pa
 from pyarrow import feather
 import pyarrow.parquet as pq
 import pytest
 
+from logs import shop_columns
 from recjax.train import launch
 from recjax.train.data.batches.pipeline import TrainingBatches
 from recjax.train.data.declaration.columns import Column, Columns

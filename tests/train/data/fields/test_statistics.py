@@ -1,9 +1,9 @@
 import dataclasses
 
-from logs import hand_made
 import numpy as np
 import pytest
 
+from logs import hand_made
 from recjax.train.data import interactions
 from recjax.train.data.batches.pipeline import TrainingBatches
 from recjax.train.data.errors import DataError

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from reranking import SCHEMA, requests
 
 from recjax.zoo.features import Field, Schema, Table, example_batch
+from reranking import SCHEMA, requests
 
 
 def clicked_lists(seed=3):

@@ -1,9 +1,9 @@
 """Every source of files, its files damaged in five ways: each has a defined end."""
 
 import numpy as np
-from published import EVENTS, PUBLISHED, write
 import pytest
 
+from published import EVENTS, PUBLISHED, write
 from recjax.train.data.errors import DataError
 from recjax.train.data.protocol import Protocol
 from recjax.train.data.sources import SOURCES, open_source

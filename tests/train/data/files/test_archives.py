@@ -3,14 +3,14 @@ import tarfile
 import zipfile
 
 import numpy as np
-from published import PUBLISHED
 import pytest
-from tables_of_text import COMPRESSED, CSV, check, refused, tarred, write, zipped
 
+from published import PUBLISHED
 from recjax.train.data import files
 from recjax.train.data.errors import DataError
 from recjax.train.data.files import read_table
 from recjax.train.data.sources import open_source
+from tables_of_text import COMPRESSED, CSV, check, refused, tarred, write, zipped
 
 
 @pytest.mark.parametrize("suffix", COMPRESSED)

@@ -1,9 +1,9 @@
 import dataclasses
 
-from logs import hand_made_dataset, random_dataset
 import numpy as np
 import pytest
 
+from logs import hand_made_dataset, random_dataset
 from recjax.train.data.batches.assembly import Hide, pulled_batch, whole_batch
 from recjax.train.data.batches.pipeline import TrainingBatches, evaluation_batches, fitting_batch
 from recjax.train.data.batches.requests import fill_up, with_negatives

@@ -1,9 +1,9 @@
 """The rules of retrieval against loops, one request and one item at a time."""
 
-from logs import hand_made_dataset, random_dataset
 import numpy as np
 import pytest
 
+from logs import hand_made_dataset, random_dataset
 from recjax.train.evaluation.baselines import evaluate_popularity, evaluate_tags
 from recjax.train.evaluation.retrieval import Judged, Top, measure
 

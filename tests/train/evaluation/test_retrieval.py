@@ -8,10 +8,10 @@ import types
 
 import jax
 import jax.numpy as jnp
-from logs import ORDERED, hand_made_dataset, random_dataset
 import numpy as np
 import pytest
 
+from logs import ORDERED, hand_made_dataset, random_dataset
 from recjax.train.data.event_log import EventLog, Requests
 from recjax.train.evaluation import retrieval
 from recjax.train.evaluation.baselines import evaluate_popularity

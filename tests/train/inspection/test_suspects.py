@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from logs import random_dataset, shop_columns
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from logs import random_dataset, shop_columns
 from recjax.train.data import interactions, market
 from recjax.train.data.fields.encoding import Attribute
 from recjax.train.data.raw_interactions import Interactions

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
-from tables_of_text import COLUMNS, CSV, refused, write, zipped
 
 from recjax.train.data.files import BadRow, read_table
+from tables_of_text import COLUMNS, CSV, refused, write, zipped
 
 
 def encrypted():

@@ -3,9 +3,9 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
-from tables_of_text import COLUMNS, CSV, NAMES, as_csv, check, refused, write
 
 from recjax.train.data.files import BadRow, read_table
+from tables_of_text import COLUMNS, CSV, NAMES, as_csv, check, refused, write
 
 SEPARATORS = {",": [], "\t": ["tabs"], ";": ["semicolons"], "|": ["pipes"]}
 

@@ -1,9 +1,9 @@
 from time import perf_counter
 
-from logs import random_dataset
 import numpy as np
 import pytest
 
+from logs import random_dataset
 from recjax.train.data import draws
 from recjax.train.data.batches.required import ByPopularity
 from recjax.train.data.event_log import EventLog

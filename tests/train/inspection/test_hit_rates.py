@@ -1,11 +1,11 @@
 import dataclasses
 import io
 
-from logs import hand_made
 import numpy as np
 import pytest
 from rich.console import Console
 
+from logs import hand_made
 from recjax.train.data import interactions
 from recjax.train.data.dataset import Dataset
 from recjax.train.data.event_log import EventLog, Requests

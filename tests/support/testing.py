@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 needs_shared_data = pytest.mark.skipif(
     not SHARED_DATA.is_dir(), reason="needs the data sets in ../shared/data"

@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from logs import random_dataset
 import numpy as np
 import pytest
 
+from logs import random_dataset
 from recjax.cli import main
 from recjax.train.data.errors import DataError
 from recjax.train.data.sources import open_source
