@@ -1,7 +1,4 @@
 import functools
-import json
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -49,29 +46,6 @@ def test_scores_equal_the_models(exported, batch):
     one = jax.tree.map(lambda x: x[:1], batch)
     np.testing.assert_allclose(artifact.score(one), expected[:1], atol=1e-5)
     assert set(artifact.row_maps) == {table.name for table in artifact.schema.tables}
-
-
-def test_a_fresh_process_needs_no_model(exported, batch):
-    """The program runs without the zoo's model code, in a process that never imported it."""
-    folder, _ = exported
-    flat = {"/".join(k.key for k in path): v for path, v in jax.tree.leaves_with_path(batch)}
-    np.savez(folder / "batch.npz", **flat)
-    code = f"""
-import json, sys
-import numpy as np
-from recjax.export.stablehlo import load
-batch = {{}}
-for name, value in np.load({str(folder / "batch.npz")!r}).items():
-    *roles, leaf = name.split("/")
-    held = batch
-    for role in roles:
-        held = held.setdefault(role, {{}})
-    held[leaf] = value
-print(json.dumps(np.asarray(load({str(folder / "artifact")!r}).score(batch)).tolist()))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = np.array(json.loads(done.stdout.splitlines()[-1]))
-    np.testing.assert_allclose(loaded, scores_of_the_model(folder, batch), atol=1e-5)
 
 
 def test_histories_may_be_shorter_and_not_longer(exported, batch):

@@ -1,6 +1,7 @@
 """A model defined outside the package trains, resumes and exports like those of the zoo."""
 
 import dataclasses
+import shutil
 from types import SimpleNamespace
 
 import flax.linen as nn
@@ -90,9 +91,16 @@ def test_it_trains_and_learns_something(trained):
 def test_it_resumes(trained, tmp_path):
     model, config, data, _, results = trained
     folder = tmp_path / "run"
-    fit(model, config, data, dataclasses.replace(SETTINGS, epochs=2), folder, quiet=True)
+    fit(model, config, data, SETTINGS, folder, quiet=True)
+    # As an interrupt before the last checkpoint would have left it.
+    last = folder / "checkpoints" / "last"
+    whole = checkpoints.newest_note(last)
+    shutil.rmtree(last / str(checkpoints.steps(last)[0]))
+    (folder / "metrics.json").unlink()
+    assert checkpoints.newest_note(last) != whole
     again = fit(model, config, data, SETTINGS, folder, resume=True, quiet=True)
     assert again["test"] == results["test"]
+    assert checkpoints.newest_note(last)["history"] == whole["history"]  # Losses and AUCs.
 
 
 def test_it_exports(trained):

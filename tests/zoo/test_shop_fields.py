@@ -88,16 +88,27 @@ def test_three_types_of_items_on_one_page(model):
     assert scores(model, other)[0, 0] != logit[0, 0]
 
 
-def test_a_mixed_page_is_re_ranked():
-    batch = batch_of(REQUEST)
+def test_a_mixed_page_is_judged_by_all_that_its_items_have():
     config = evaluator.Config(schema=SCHEMA, slots=3)
     fresh = evaluator.init(jax.random.key(0), config)
     fresh = {**fresh, "tables": jax.tree.map(lambda table: 50 * table, fresh["tables"])}
-    logit = np.asarray(evaluator.apply(fresh, config, batch).logit)
-    assert logit.shape == (1, 3) and np.isfinite(logit).all()
-    shorter = batch_of({**REQUEST, "items": [GOODS, SHOW, ARTICLE]})
+
+    def judged(*items, variables=fresh):
+        batch = batch_of({**REQUEST, "items": list(items)})
+        return np.asarray(evaluator.apply(variables, config, batch).logit)[0]
+
+    logit = judged(GOODS, ARTICLE, SHOW)
+    assert logit.shape == (3,) and np.isfinite(logit).all()
     # An article behind a show is judged otherwise than an article before it.
-    assert np.asarray(evaluator.apply(fresh, config, shorter).logit)[0, 2] != logit[0, 1]
+    assert judged(GOODS, SHOW, ARTICLE)[2] != logit[1]
+    others = {"item": 4, "item_type": 1, "shop": 2, "author": 3, "picture": [0.5, -1.0, 2.0]}
+    for name, value in others.items():
+        apart = np.abs(judged({**GOODS, name: value}, ARTICLE, SHOW) - logit)
+        assert apart[0] > 1e-3, f"nothing depends on {name}"
+    for name in fresh["tables"]:
+        without = {**fresh["tables"], name: 0 * fresh["tables"][name]}
+        apart = np.abs(judged(GOODS, ARTICLE, SHOW, variables={**fresh, "tables": without}) - logit)
+        assert apart.max() > 1e-3, f"nothing depends on table {name}"
 
 
 def test_a_trigger_item_may_be_there_or_not():
