@@ -16,7 +16,7 @@ RERANK := tests/zoo/rerank tests/train/test_rerank.py
 OPTIMISED := tests/zoo/features/test_embeddings.py
 
 .PHONY: demo test kernels rerank contract parity aot notebooks lint format results clean \
-	environments times
+	environments times mutants
 
 # One cache of compiled programs for all gates; tests/conftest.py names the same.
 notebooks: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.pytest_cache/jax
@@ -67,6 +67,9 @@ environments: $(READY) $(NEWEST)/.ready $(PARITY)/.ready $(AOT)/.ready  ## all; 
 
 times:  ## CPU seconds of the last .ci/run by gate and file of tests, the dearest first
 	@$(BIN)/python tests/seconds.py .pytest_cache/seconds
+
+mutants: $(READY)  ## faults made on purpose, which the tests must notice (by hand; half an hour)
+	$(BIN)/python tests/mutants.py
 
 format: $(READY)  ## put the tree into shape
 	$(BIN)/ruff check --fix .
