@@ -27,6 +27,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
+from ..zoo.batch import EVENT_PARTS, PARTS
 from ..zoo.features import (
     ROLES,
     HashedRows,
@@ -43,16 +44,9 @@ from ..zoo.features.file_names import file_of
 MANIFEST = "manifest.json"
 TRITON = "triton_kernel_call"
 """What kernels are called in a program for CUDA."""
-# Roles whose second axis is that of the candidates, or of the groups of a retrieved past.
-SECOND_AXIS = {
-    "candidate": "candidates",
-    "candidate_mask": "candidates",
-    "group": "candidates",
-    "retrieved": "groups",
-    "retrieved_mask": "groups",
-    "retrieved_age": "groups",
-}
-_HISTORY = ("history", "history_mask", "history_age")
+_SIZES = {"C": "candidates", "G": "groups"}
+SECOND_AXIS = {n: _SIZES[part.axes[1]] for n, part in PARTS.items() if part.axes[1:2] in _SIZES}
+"""Which size of an artifact the second axis of a part has."""
 
 
 class ArtifactError(ValueError):
@@ -203,7 +197,7 @@ class Artifact:
             raise ArtifactError(f"The history must have at most {length} events, got {given}.")
 
         def lead(role: str) -> tuple[int, ...]:
-            if role in _HISTORY:
+            if role in EVENT_PARTS:
                 return sizes["requests"], length
             more = (sizes[SECOND_AXIS[role]],) if role in SECOND_AXIS else ()
             return sizes["requests"], *more

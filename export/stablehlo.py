@@ -26,7 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..train import launch, run
-from ..zoo.contract import Batch, served
+from ..zoo.batch import Batch, served
+from ..zoo.contract import Generator, Retriever
 from ..zoo.features import Schema, example_batch
 from ..zoo.rerank import last
 from .artifact import MANIFEST, SECOND_AXIS, TRITON, ArtifactError, checksum, load
@@ -39,7 +40,7 @@ _AGREE = 1e-5
 class _Program:
     """A pure function of (variables, inputs), an example of its inputs, and their shapes."""
 
-    function: Callable[[Any, Any], dict[str, Any]]
+    function: Callable[[Any, Any], Any]
     example: Any
     inputs: Any
 
@@ -106,7 +107,7 @@ def export_run(
         variables = trained.variables
         program = lambda v, b: module.apply(v, config, b)._asdict()
     programs = {"apply": _Program(program, example, _shapes(example, sizes))}
-    if module.KIND == "retrieval":
+    if isinstance(module, Retriever):
         programs |= _retrieval(module, config, example, sizes)
 
     aside = out.with_name(out.name + ".partial")
@@ -218,7 +219,7 @@ def _last(
 ) -> tuple[Any, Callable[[Any, Any], dict[str, Any]]]:
     """Variables of the generator and of the evaluators, and LAST as a function of them."""
     module, config = trained.module, trained.config
-    if module.KIND != "generator":
+    if not isinstance(module, Generator):
         raise ArtifactError(
             f"{trained.saved.model} writes no slates: --evaluator is for generators."
         )
@@ -249,7 +250,7 @@ def _last(
 
 
 def _retrieval(
-    module: Any, config: Any, example: Batch, sizes: dict[str, Any]
+    module: Retriever, config: Any, example: Batch, sizes: dict[str, Any]
 ) -> dict[str, _Program]:
     alone = {r: x for r, x in example.items() if r not in ("candidate", "candidate_mask")}
     items = {

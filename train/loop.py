@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..zoo.contract import Batch, Model, Variables
+from ..zoo.batch import Batch
+from ..zoo.contract import Model, Variables
 from . import checkpoints, run
 from .data.batches.deduplicate import Pulled
 from .data.batches.pipeline import TrainingBatches

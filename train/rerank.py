@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 import numpy as np
 
-from ..zoo.contract import Batch, Variables, served
+from ..zoo.batch import Batch, served
+from ..zoo.contract import Generator, Variables
 from ..zoo.rerank import generator as generators
 from ..zoo.rerank.last import seeds_of
 from ..zoo.rerank.rewards import Evaluators, Judge, judge_of, require_fit, upstream
@@ -67,7 +68,7 @@ def train_generator(
     by: Evaluators,
     settings: Settings,
     *,
-    module: Any = generators,
+    module: Generator = generators,
     objective: Objective | None = None,
     start: Variables | None = None,
     quiet: bool = False,
@@ -113,7 +114,7 @@ class Actor:
         by: Evaluators,
         settings: Settings,
         *,
-        module: Any = generators,
+        module: Generator = generators,
         objective: Objective | None = None,
         start: Variables | None = None,
     ):
@@ -154,7 +155,7 @@ class Actor:
 
 
 def fit_generator(
-    module: Any,
+    module: Generator,
     config: Any,
     dataset: Dataset,
     by: Evaluators,
@@ -235,7 +236,7 @@ def fit_generator(
 
 
 def _opinion(
-    module: Any,
+    module: Generator,
     config: Any,
     variables: Variables,
     dataset: Dataset,
@@ -261,7 +262,7 @@ def _opinion(
 
 
 def explore(
-    module: Any,
+    module: Generator,
     config: Any,
     variables: Variables,
     batch: Batch,

@@ -15,7 +15,8 @@ from jaxtyping import Array, Int32
 import numpy as np
 import optax
 
-from ..zoo.contract import Batch, Model, Variables
+from ..zoo.batch import Batch, part_of
+from ..zoo.contract import Model, Variables
 from . import tables
 from .data.batches.deduplicate import Pulled
 from .settings import OPTIMIZERS, Settings
@@ -156,10 +157,9 @@ def shard(batch: Batch, devices: int) -> Batch:
     """
     split = lambda x: x.reshape(devices, x.shape[0] // devices, *x.shape[1:])
     copy = lambda x: np.broadcast_to(x, (devices, *x.shape))
-    shared = ("sampled", "sampled_log_q")
     return {
-        role: jax.tree.map(copy if role in shared else split, value)
-        for role, value in batch.items()
+        name: jax.tree.map(split if part_of(name).axes.startswith("B") else copy, value)
+        for name, value in batch.items()
     }
 
 

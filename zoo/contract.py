@@ -5,51 +5,25 @@
     loss(variables, config, batch, *, key, axis_name=None)   -> (scalar, Aux)
     requirements(config), KIND
 
-A model of KIND "retrieval" adds two, and its logit is the largest over a user's vectors:
-
-    user_vectors(variables, config, batch)                   -> (B, K, d), mask (B, K)
-    item_vectors(variables, config, items {field: (N,)})     -> (N, d)
-
-An "evaluator" and a "reranking" model see all candidates of a request at once: the slots of a
-slate, or what a slate is to be sorted from. A "generator" returns a `Slate` (see `zoo.rerank`).
+What a kind of model has besides is a Protocol of its own: `Retriever`, `Evaluator`, `Generator`. An
+evaluator and a re-ranker (KIND "reranking") see all candidates of a request at once: the slots of a
+slate, or what a slate is to be sorted from. A model of KIND "generator" gives a `Slate`; those that
+are trained against evaluators, and that LAST can move, are `Generator`s.
 
 `variables` are Flax's own collections, plain nested dicts: "tables" {name: (rows, dim)}, "params",
 and "batch_stats" where a model keeps running statistics. Tables may be whole or pulled (the rows
 that a batch names, ids renamed to positions): `apply` and `loss` never know which.
 
-A batch is a dict nested by role. Shapes: `B` requests, `L` history events, `C` candidates.
-
-    user, context {field: (B,)}          history {field: (B, L)}, history_mask, history_age (B, L)
-    candidate {field: (B, C)}, candidate_mask (B, C)      label, weight {task: (B, C)}
-
-and, where `requirements(config)` asks for them (the fields are those that stand in history):
-
-    history_negative {field: (B, L)}     an item that is not the event's, fields of items only
-    retrieved {field: (B, G, K)}, retrieved_mask, retrieved_age (B, G, K), group (B, C)
-                                         what an index found in the whole past of the user, one
-                                         group per distinct key of the candidates; group[b, c] is
-                                         the candidate's, -1 where nothing matches
-    sampled {field: (S,)}, sampled_log_q (S,), candidate_log_q (B, C)
-                                         negatives shared by the batch, fields of items only, and
-                                         the log of how many times S draws hold the item on
-                                         average
-    sampled_mask (B, S)                  which of them had appeared when the request was made; all,
-                                         if it is absent
-    preference (B, K)                    how much each of K objectives counts for the request
-    slate {"order", "advantage": (B, M)} what a generator drew, and what each slot of it gained
-
-`history_negative`, `sampled` and `slate` are for losses and absent when serving.
-
-int32 = row id, float32 = dense, one more trailing axis = a bag or a dense vector. Row 0 is
-padding and reads as zeros. Valid events stand oldest first; the mask may have holes.
+A batch is a dict nested by role, see `zoo.batch`.
 """
 
 import dataclasses
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-Batch: TypeAlias = dict[str, Any]
+from .batch import Batch
+
 Variables: TypeAlias = dict[str, Any]
 
 
@@ -73,23 +47,6 @@ class Slate(NamedTuple):
 
     order: Int[Array, "B M"]
     log_probability: Float[Array, "B M"]
-
-
-_FOR_LOSSES = (
-    "label",
-    "weight",
-    "history_negative",
-    "sampled",
-    "sampled_log_q",
-    "sampled_mask",
-    "candidate_log_q",
-    "slate",
-)
-
-
-def served(batch: Batch) -> Batch:
-    """What is left of a batch when serving: the roles that `apply` may read."""
-    return {role: value for role, value in batch.items() if role not in _FOR_LOSSES}
 
 
 class Aux(NamedTuple):
@@ -139,8 +96,8 @@ class Model(Protocol):
         """Fresh variables, tables whole."""
         ...
 
-    def apply(self, variables: Variables, config: Any, batch: Batch) -> Output:
-        """Scores; pure, safe under jit, vmap and jax.export."""
+    def apply(self, variables: Variables, config: Any, batch: Batch) -> Any:
+        """An `Output`, or a `Slate`; pure, safe under jit, vmap and jax.export."""
         ...
 
     def loss(
@@ -157,4 +114,83 @@ class Model(Protocol):
 
     def requirements(self, config: Any) -> Requirements:
         """What the pipeline must draw."""
+        ...
+
+
+@runtime_checkable
+class Retriever(Model, Protocol):
+    """A model that finds items: its logit is the largest over a user's vectors."""
+
+    def user_vectors(
+        self, variables: Variables, config: Any, batch: Batch
+    ) -> tuple[Float[Array, "B K D"], Bool[Array, "B K"]]:
+        """Vectors of each user, and which of them exist."""
+        ...
+
+    def item_vectors(
+        self, variables: Variables, config: Any, items: dict[str, Array]
+    ) -> Float[Array, "N D"]:
+        """Vectors of items {field: (N,)}."""
+        ...
+
+
+@runtime_checkable
+class Evaluator(Model, Protocol):
+    """A model that judges slates: the candidates are encoded once, whatever is made of them."""
+
+    def encode(self, variables: Variables, config: Any, batch: Batch) -> Any:
+        """What is the same for every slate of a request."""
+        ...
+
+    def judge(
+        self, variables: Variables, config: Any, encoded: Any, order: Int[Array, "B S M"]
+    ) -> Float[Array, "B S M T"]:
+        """Log-odds of each task for every slot of S slates."""
+        ...
+
+
+@runtime_checkable
+class Generator(Model, Protocol):
+    """A model that writes slates, and that LAST can move while it serves.
+
+    `MOVED` names the activations of what `encode` gives that LAST moves. The config has `slots`
+    and `discount`.
+    """
+
+    @property
+    def MOVED(self) -> tuple[str, ...]:
+        """Names of activations."""
+        ...
+
+    def encode(self, variables: Variables, config: Any, batch: Batch) -> Any:
+        """What is the same for every slate of a request: a NamedTuple."""
+        ...
+
+    def decode(
+        self,
+        variables: Variables,
+        config: Any,
+        encoded: Any,
+        *,
+        direction: Any = None,
+        steps: Float[Array, " S"] | None = None,
+        noise: Any = None,
+        temperature: float = 1.0,
+    ) -> Any:
+        """`order` and `log_probability` (B, S, M): a slate for every step along `direction`."""
+        ...
+
+    def log_probability(
+        self, variables: Variables, config: Any, encoded: Any, order: Int[Array, "B S M"]
+    ) -> Float[Array, "B S M"]:
+        """log pi of every choice of given slates."""
+        ...
+
+
+@runtime_checkable
+class ParameterGenerator(Generator, Protocol):
+    """A generator whose decoder's parameters LAST can move too."""
+
+    def parts(self, variables: Variables, config: Any, encoded: Any) -> tuple[Any, Any]:
+        """What the decoder gets of a request, and its weights."""
         ...

@@ -37,8 +37,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .batch import Batch
 from .checks import require_choices, require_fields, require_positive, require_probability
-from .contract import Aux, Batch, Output, Requirements, Variables
+from .contract import Aux, Output, Requirements, Variables
 from .embeddings import (
     Pooling,
     as_arrays,

@@ -33,8 +33,9 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ..kernels.augru import augru, gru
 from ..kernels.target_attention import normalized
+from .batch import Batch
 from .checks import require_choices, require_item_fields, require_positive, require_probability
-from .contract import Aux, Batch, Output, Requirements, Variables
+from .contract import Aux, Output, Requirements, Variables
 from .embeddings import (
     Pooling,
     as_arrays,

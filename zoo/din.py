@@ -30,8 +30,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..kernels.target_attention import (
     Normalize,
 )
+from .batch import Batch
 from .checks import require_choices, require_item_fields, require_positive, require_probability
-from .contract import Aux, Batch, Output, Requirements, Variables
+from .contract import Aux, Output, Requirements, Variables
 from .embeddings import as_arrays, dropout, embed, init_variables, read_tables, tower_input
 from .features import Schema
 from .layers.activation_unit import ActivationUnit

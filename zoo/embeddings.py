@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 import numpy as np
 
-from .contract import NOTHING_MORE, Batch, Requirements, Variables
+from .batch import EVENT_PARTS, Batch
+from .contract import NOTHING_MORE, Requirements, Variables
 from .features import (
     PADDING_ROW,
     RESERVED_ROWS,
@@ -147,11 +148,7 @@ def compact(batch: Batch, *, at_end: bool = False) -> Batch:
         index = order.reshape(order.shape + (1,) * (value.ndim - 2))
         return jnp.take_along_axis(value, index, axis=1)
 
-    moved = {
-        name: jax.tree.map(move, batch[name])
-        for name in ("history", "history_mask", "history_age", "history_negative")
-        if name in batch
-    }
+    moved = {name: jax.tree.map(move, batch[name]) for name in EVENT_PARTS if name in batch}
     return {**batch, **moved}
 
 

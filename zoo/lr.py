@@ -31,8 +31,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .batch import Batch
 from .checks import require_choices
-from .contract import Aux, Batch, Output, Requirements, Variables
+from .contract import Aux, Output, Requirements, Variables
 from .embeddings import Pooling, as_arrays, embed_field, init_variables, pool, read_tables
 from .features import Schema
 from .layers.losses import ranking_loss

@@ -40,8 +40,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ..kernels.target_attention import Normalize
+from .batch import Batch
 from .checks import require_choices, require_item_fields, require_positive, require_probability
-from .contract import Aux, Batch, Output, Requirements, Variables
+from .contract import Aux, Output, Requirements, Variables
 from .embeddings import (
     Embedded,
     Pooling,

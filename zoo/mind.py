@@ -33,8 +33,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ..kernels.target_attention import MASKED
+from .batch import Batch
 from .checks import require_choices, require_positive, require_probability
-from .contract import Aux, Batch, Output, Requirements, Variables
+from .contract import Aux, Output, Requirements, Variables
 from .embeddings import (
     INIT_STD,
     as_arrays,

@@ -17,8 +17,9 @@ from typing import Literal, cast
 import flax.linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .batch import Batch
 from .checks import require_choices, require_fields, require_positive, require_probability
-from .contract import Aux, Batch, Output, Requirements, Variables
+from .contract import Aux, Output, Requirements, Variables
 from .embeddings import (
     as_arrays,
     dropout,

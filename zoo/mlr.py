@@ -27,8 +27,9 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .batch import Batch
 from .checks import require_choices, require_positive
-from .contract import Aux, Batch, Output, Requirements, Variables
+from .contract import Aux, Output, Requirements, Variables
 from .embeddings import INIT_STD, Pooling, as_arrays, init_variables, read_tables
 from .features import Schema
 from .layers.losses import ranking_loss

@@ -39,8 +39,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..kernels.soft_search import soft_search
 from ..kernels.target_attention import Normalize
+from .batch import Batch
 from .checks import require_choices, require_item_fields, require_positive, require_probability
-from .contract import Aux, Batch, Output, Requirements, Variables
+from .contract import Aux, Output, Requirements, Variables
 from .embeddings import (
     Embedded,
     as_arrays,

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ...zoo.contract import Batch, Model, Output, Slate, Variables, served
+from ...zoo.batch import Batch, served
+from ...zoo.contract import Model, Output, Slate, Variables
 from ...zoo.features import require_rows
 from ..data import draws
 from ..data.batches.pipeline import evaluation_batches

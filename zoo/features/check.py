@@ -1,21 +1,24 @@
 """Whether a batch is what a schema says: name, rule, value, before anything is traced."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.core
 import numpy as np
 
+from ..batch import PARTS
 from .schema import ROLES, Field, Role, Schema
 
-# Roles that hold the fields of another.
+# Parts that hold the fields of a role under another name; items have those of both.
 _LIKE: dict[str, Role] = {
-    "retrieved": "history",
-    "history_negative": "history",
-    "sampled": "candidate",
+    name: cast(Role, "candidate" if part.holds == "item" else part.holds)
+    for name, part in PARTS.items()
+    if part.holds not in (name, "task", "")
 }
-_AXES = {"user": "(B,)", "context": "(B,)", "candidate": "(B, C)", "history": "(B, L)"}
+_AXES = {
+    name: f"({', '.join(part.axes)}{',' * (len(part.axes) == 1)})" for name, part in PARTS.items()
+}
 
 
 def require_batch(schema: Schema, batch: dict[str, Any], roles: Sequence[Role] = ROLES) -> None:

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ..contract import Batch
+from ..batch import Batch
 from ..embeddings import require_drawn
 from .losses import mean_over
 

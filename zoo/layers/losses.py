@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 import optax
 
-from ..contract import Aux, Batch, Variables
+from ..batch import Batch
+from ..contract import Aux, Variables
 from ..embeddings import as_arrays
 
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ...kernels.target_attention import MASKED
-from ..contract import Batch
+from ..batch import Batch
 from ..features import Field, Schema
 from .losses import label_of, mean_over
 

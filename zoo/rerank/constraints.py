@@ -15,8 +15,8 @@ from typing import Any
 from jaxtyping import Array
 
 from ...kernels.pointer_decode import Quota, Rules, Scatter
+from ..batch import Batch
 from ..checks import require_tuple
-from ..contract import Batch
 from ..features.schema import RESERVED_ROWS
 
 _TEXT = re.compile(r"(.+):(\d+):(\d+)")

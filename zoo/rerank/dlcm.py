@@ -30,8 +30,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ...kernels.augru import gru
+from ..batch import Batch
 from ..checks import require_fields, require_positive, require_probability
-from ..contract import Aux, Batch, Output, Requirements, Variables
+from ..contract import Aux, Output, Requirements, Variables
 from ..embeddings import as_arrays, dropout, embed, init_variables, read_tables
 from ..features import Schema
 from ..layers.losses import in_training, mean_over

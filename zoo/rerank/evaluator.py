@@ -32,8 +32,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ...kernels.augru import gru
+from ..batch import Batch
 from ..checks import require_choices, require_positive, require_probability
-from ..contract import Aux, Batch, Output, Requirements, Variables
+from ..contract import Aux, Output, Requirements, Variables
 from ..embeddings import Embedded, as_arrays, embed, init_variables, read_tables
 from ..features import Schema
 from ..layers.losses import click_loss, in_training

@@ -46,8 +46,9 @@ from ...kernels.pointer_decode import (
     pointer_decode,
     pointer_log_probability,
 )
+from ..batch import Batch
 from ..checks import require_choices, require_positive, require_probability, require_tuple
-from ..contract import Aux, Batch, Requirements, Slate, Variables
+from ..contract import Aux, Requirements, Slate, Variables
 from ..embeddings import (
     Embedded,
     Pooling,

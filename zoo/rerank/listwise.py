@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ..contract import Batch
+from ..batch import Batch
 from ..embeddings import Embedded, tower_input
 from ..layers.losses import label_of
 

@@ -27,8 +27,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from ...kernels.pointer_decode import Choose, Decoded, Left, Rules, drawn, fill, given
+from ..batch import Batch
 from ..checks import require_positive, require_probability
-from ..contract import Aux, Batch, Requirements, Slate, Variables
+from ..contract import Aux, Requirements, Slate, Variables
 from ..embeddings import (
     as_arrays,
     dropout,

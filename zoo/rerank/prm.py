@@ -28,8 +28,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from ..batch import Batch
 from ..checks import require_choices, require_fields, require_positive, require_probability
-from ..contract import Aux, Batch, Output, Requirements, Variables
+from ..contract import Aux, Output, Requirements, Variables
 from ..embeddings import as_arrays, dropout, embed, init_variables, read_tables
 from ..features import Schema
 from ..layers.losses import click_loss, in_training, mean_over

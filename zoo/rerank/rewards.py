@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 import numpy as np
 
-from ..contract import Batch, Variables
+from ..batch import Batch
+from ..contract import Evaluator, Variables
 from . import evaluator as evaluators
 
 Judge = Callable[[Array], Array]
@@ -35,14 +36,14 @@ class Evaluators(NamedTuple):
       worth: of each component: the tasks of the schema, then those of `more`. One such tuple per
         objective where requests have preferences.
       more: components that need no evaluator.
-      module: with the names of `zoo.rerank.evaluator`.
+      module: that has the evaluators' functions.
     """
 
     variables: Sequence[Variables]
     config: Any
     worth: tuple[float, ...] | tuple[tuple[float, ...], ...]
     more: tuple[Reward, ...] = ()
-    module: Any = evaluators
+    module: Evaluator = evaluators
 
 
 def judge_of(by: Evaluators, batch: Batch) -> Judge:

@@ -31,8 +31,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 import numpy as np
 
+from ..batch import Batch
 from ..checks import require_choices, require_fields, require_positive, require_probability
-from ..contract import Aux, Batch, Requirements, Slate, Variables
+from ..contract import Aux, Requirements, Slate, Variables
 from ..embeddings import as_arrays, dropout, embed, init_variables, read_tables
 from ..features import Schema
 from ..layers.losses import in_training, mean_over

@@ -37,8 +37,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 import numpy as np
 
+from ...batch import Batch
 from ...checks import require_choices, require_tuple
-from ...contract import Batch, Variables
+from ...contract import Generator, ParameterGenerator, Variables
 from .. import generator as generators
 from ..rewards import Evaluators, Judge, judge_of, require_fit, reward_to_go, upstream
 from . import deltas
@@ -103,11 +104,11 @@ PRESETS = {
 
 
 class TrainedGenerator(NamedTuple):
-    """A trained generator: any module with the names of `zoo.rerank.generator`."""
+    """A trained generator, and the module that has its functions."""
 
     variables: Variables
     config: Any
-    module: Any = generators
+    module: Generator = generators
 
 
 class Chosen(NamedTuple):
@@ -285,7 +286,7 @@ def direction(
     credit = reward_to_go(reward[:, 0] - reward[:, 1], generator.config.discount)
     if config.delta == "activations":
         return deltas.activations(generator, encoded, order, credit, config.normalize)
-    if not hasattr(generator.module, "parts"):
+    if not isinstance(generator.module, ParameterGenerator):
         raise ValueError("This generator moves activations only, got Config.delta 'parameters'.")
     return deltas.parameters(generator, encoded, order, credit, config.normalize, config.parameters)
 
