@@ -73,7 +73,7 @@ def test_train_then_evaluate(log, tmp_path, capsys):
         (["train", "mlp", "--set", "tower=8"], "unknown key 'tower'; choose from"),
         (["train", "mlp", "--set", "tower_units"], "--set takes key=value, got 'tower_units'"),
         (["train", "mlp", "--set", "tower_units=8,x"], "tower_units must be a whole number"),
-        (["train", "mlp", "--set", "activation=gelu"], "one of prelu, dice, relu, sigmoid"),
+        (["train", "mlp", "--set", "activation=gelu"], "one of prelu, sigmoid, relu, dice"),
         (["train", "mlp", "--set", "embedding_dropout=1.5"], "must be in [0, 1), got 1.5"),
         (["train", "mlp", "--set", "learning_rate=0"], "must be > 0, got 0.0"),
         (["train", "mlp", "--set", "table_optimizer=adm"], "one of sgd, adagrad"),

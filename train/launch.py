@@ -29,7 +29,7 @@ from .inspection import report
 from .inspection.suitable import require_suitable, unlearnt_tasks
 from .loop import fit
 from .rerank import fit_generator
-from .settings import Settings
+from .settings import DataSettings, Settings
 from .step import offer_devices
 
 _OF_TEST = "evaluation_negatives"  # Another split would test on what the run was trained on.
@@ -292,7 +292,7 @@ def declared(columns: Columns | Path | str | None) -> tuple[Columns | None, list
 
 def opened(
     source: str,
-    settings: Settings,
+    settings: DataSettings,
     *,
     columns: Columns | Path | str | None = None,
     **options: Any,
@@ -302,14 +302,14 @@ def opened(
     return open_source(
         source,
         max_train_per_user=settings.max_train_per_user,
-        protocol=settings.protocol(),
+        protocol=settings,
         columns=columns,
         names=names,
         **options,
     )
 
 
-def prepared(dataset: Dataset, settings: Settings) -> Dataset:
+def prepared(dataset: Dataset, settings: DataSettings) -> Dataset:
     """The data set with the fields that the settings add, and without those they leave out."""
     dataset = with_statistics(dataset, settings.statistics)
     dataset = with_crosses(

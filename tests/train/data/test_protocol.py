@@ -53,11 +53,11 @@ def test_settings_that_make_no_sense(options, message):
 
 
 def test_settings_make_the_protocol():
-    settings = Settings(split="time", duplicates="keep", min_rating=2.0, tasks=("a", "b"))
-    assert settings.protocol() == Protocol(
-        split="time", duplicates="keep", min_rating=2.0, tasks=("a", "b")
-    )
-    assert Settings().protocol() == Protocol()
+    assert isinstance(Settings(), Protocol)
+    for field in dataclasses.fields(Protocol):
+        assert getattr(Settings(), field.name) == getattr(Protocol(), field.name)
+    with pytest.raises(ValueError, match="split_at is for split=time"):
+        Settings(split_at=(1.0, 2.0))
 
 
 def check_by_time(dataset, time, moments):
