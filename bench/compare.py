@@ -8,11 +8,8 @@ name says "control" is a world in which the richer method must not win.
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import functools
-import json
 import os
 from pathlib import Path
-import subprocess
-import sys
 import tempfile
 from typing import Any
 
@@ -24,6 +21,7 @@ from ..train.data.sources import open_source
 from ..train.evaluation import baselines, bootstrap, metrics
 from ..train.evaluation.scoring import exchange_histories, predict
 from ..train.inspection.hit_rates import hit_rates
+from .process import in_process
 from .results import Row
 
 BOUND, RARE, HIT_RATE = "auc, upper bound", "auc, rare items", "hit rate"
@@ -144,12 +142,10 @@ def _in_process(
     overrides = [*case.overrides, *method.overrides]
     job: dict[str, Any] = {"model": method.model, "source": case.source, "overrides": overrides}
     job |= {"seed": seed, "cores": cores, "scores": scores and str(scores), "fitted": case.fitted}
-    command = [sys.executable, "-m", f"{__package__}.compare", json.dumps(job)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return in_process(train, job)
 
 
-def _train(job: dict[str, Any]) -> _Outcome:
+def train(job: dict[str, Any]) -> _Outcome:
     """One training, in this process: its test metrics and its speed, and what stands beside."""
     os.sched_setaffinity(0, job["cores"])
     dataset = open_source(job["source"])
@@ -254,7 +250,3 @@ def flat_metrics(test: dict[str, Any]) -> _Figures:
         for name in ("auc", "gauc", "logloss")
         if block[name] is not None
     }
-
-
-if __name__ == "__main__":
-    print(json.dumps(_train(json.loads(sys.argv[1]))))

@@ -5,13 +5,9 @@ thousand to 10 million rows that name the same number of distinct ids, and each 
 beyond its tables and their optimiser state. Every table size runs in a process of its own.
 """
 
-import json
 import resource
 import statistics
-import subprocess
-import sys
 import time
-from typing import Any
 
 import jax
 
@@ -20,6 +16,7 @@ from ...train.defaults import model_config
 from ...train.settings import Settings
 from ...train.step import initial_state
 from ...zoo import MODELS
+from ..process import in_process
 from ..results import Row
 from ..workload import step_times, synthetic
 
@@ -44,9 +41,7 @@ def run() -> list[Row]:
     found: dict[tuple[str, int], list[dict[str, float]]] = {key: [] for key in runs}
     for _ in range(REPEATS):
         for model, size in runs:  # interleaved, so that a noisy moment does not fall on one size
-            command = [sys.executable, "-m", f"{__package__}.pipeline", model, str(size)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found[model, size].append(json.loads(done.stdout.splitlines()[-1]))
+            found[model, size].append(in_process(measure, model, size))
     for model, size in runs:
         case, method = f"tables of {size:,} rows", f"{model}'s step"
         of = lambda key, size=size, model=model: [one[key] for one in found[model, size]]
@@ -93,11 +88,3 @@ def measure(model: str, rows: int) -> dict[str, float]:
 
 def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _main(arguments: list[str]) -> Any:
-    print(json.dumps(measure(arguments[0], int(arguments[1]))))
-
-
-if __name__ == "__main__":
-    _main(sys.argv[1:])

@@ -11,16 +11,14 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import importlib.util
-import json
 import os
 from pathlib import Path
-import subprocess
-import sys
 import tempfile
 from typing import Any
 
 from ...train import launch
 from ..cases import choose
+from ..process import in_process
 from ..results import Row
 from .accuracy import real_sources
 
@@ -181,14 +179,12 @@ class _Trainings:
         try:
             texts = [f"{name}={value}" for name, value in overrides.items()]
             job = {"source": source, "overrides": texts, "seed": seed, "core": core}
-            command = [sys.executable, "-m", f"{__package__}.search", json.dumps(job)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            return json.loads(done.stdout.splitlines()[-1])
+            return in_process(train, job)
         finally:
             self._free.append(core)
 
 
-def _train(job: dict[str, Any]) -> dict[str, float]:
+def train(job: dict[str, Any]) -> dict[str, float]:
     """One training, in this process."""
     os.sched_setaffinity(0, [job["core"]])
     with tempfile.TemporaryDirectory() as place:
@@ -234,7 +230,3 @@ def draw(rows: list[Row], path: Path) -> None:
     axes[0, 0].set_ylabel("change of validation AUC")
     axes[0, 0].legend()
     figure.savefig(path, dpi=110)
-
-
-if __name__ == "__main__":
-    print(json.dumps(_train(json.loads(sys.argv[1]))))

@@ -11,15 +11,13 @@ process of its own, and methods alternate.
 
 import dataclasses
 import importlib.util
-import json
 import statistics
-import subprocess
-import sys
 
 from ...train.settings import Settings
 from ...train.step import initial_state, offer_devices
 from ...zoo import MODELS
 from ..cases import choose
+from ..process import in_process
 from ..results import Row
 from ..workload import batches, step_times, synthetic
 
@@ -92,9 +90,7 @@ def _compare(case: Case) -> list[Row]:
     found: dict[str, list[float]] = {method: [] for method in case.methods}
     for _ in range(REPEATS):
         for method, times in found.items():
-            command = [sys.executable, "-m", f"{__package__}.training", case.name, method]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            times.append(json.loads(done.stdout.splitlines()[-1]))
+            times.append(in_process(measure, case.name, method))
     rows = []
     for method, times in found.items():
         against = [mine / first for mine, first in zip(times, found[case.methods[0]], strict=True)]
@@ -110,23 +106,24 @@ def _compare(case: Case) -> list[Row]:
     return rows
 
 
-def measure(case: Case, method: str) -> float:
-    """Median seconds of a step, in this process."""
+def measure(name: str, method: str) -> float:
+    """Median seconds of a step of a case, in this process."""
+    case = next(case for case in CASES if case.name == name)
     peer, _, activation = _peer(method).partition(", ")
     ours, _, count = method.removesuffix(" devices").partition(" on ")
     devices = int(count or 1)
     offer_devices(devices)
-    name, _, length = (peer or ours).partition(" at ")
+    model, _, length = (peer or ours).partition(" at ")
     history = int(length or case.history)
     data = synthetic(case.items, history, case.candidates, case.items)
-    module = MODELS[name]
+    module = MODELS[model]
     config = module.Config(schema=data.schema, **dict(case.options))
     settings = Settings(batch_size=case.batch_size * case.history // history, history=history)
     if peer:
         from ..peers import deepctr  # only where it is installed
 
         ready = batches(module, config, settings, data)
-        return statistics.median(deepctr.step_times(name, config, ready, STEPS, activation))
+        return statistics.median(deepctr.step_times(model, config, ready, STEPS, activation))
     state = initial_state(module, config, settings, {})
     return statistics.median(step_times(module, config, settings, data, state, STEPS, devices))
 
@@ -134,8 +131,3 @@ def measure(case: Case, method: str) -> float:
 def _peer(method: str) -> str:
     """Which of the peer's models; empty for one of the zoo."""
     return method.removeprefix("deepctr-torch ") if method.startswith("deepctr-torch ") else ""
-
-
-if __name__ == "__main__":
-    chosen = next(case for case in CASES if case.name == sys.argv[1])
-    print(json.dumps(measure(chosen, sys.argv[2])))
