@@ -74,6 +74,22 @@ def export_run(
       RunError: no run, or `out` holds something.
       ArtifactError: the model cannot be exported like this, or the artifact does not give the
         model's answers. Nothing is left in `out`, nor beside it.
+
+    Example:
+
+      >>> import tempfile
+      >>> from recjax.export.artifact import load
+      >>> from recjax.export.stablehlo import export_run
+      >>> from recjax.train import launch
+      >>> run, out = tempfile.mkdtemp(), tempfile.mkdtemp()
+      >>> options = ["steps=2", "tower_units=8", "history=5"]
+      >>> _ = launch.train("mlp", source="market:tiny", out=run, overrides=options, quiet=True)
+      >>> _ = export_run(run, out, platforms=["cpu"])
+      >>> artifact = load(out)
+      >>> items = [{"item": 3}, {"item": 5}]
+      >>> request = {"context": {"time": 100}, "user": {"history": []}, "items": items}
+      >>> artifact.score(artifact.encode([request])).shape
+      (1, 2)
     """
     folder, out = Path(folder), Path(out)
     run.require_free(out)

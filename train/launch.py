@@ -80,6 +80,19 @@ def train(
 
     Raises:
       ValueError: an unknown name or a bad value; the message is one line.
+
+    Example:
+
+      >>> import tempfile
+      >>> from recjax.train import launch
+      >>> out = tempfile.mkdtemp()
+      >>> folder, results = launch.train(
+      ...     "mlp", source="market:tiny", out=out, overrides=["steps=2"], quiet=True
+      ... )
+      >>> 0 < results["test"]["auc"] < 1
+      True
+      >>> launch.evaluate_run(folder)["test"] == results["test"]
+      True
     """
     if model not in ALL:
         raise ValueError(f"Unknown model {model!r}; choose from {', '.join(ALL)}.")

@@ -60,6 +60,16 @@ def augru(
 
     Returns:
       The state after the last real step, for each candidate, in the dtype of `states`.
+
+    Example:
+
+      >>> import jax.numpy as jnp
+      >>> from recjax.kernels.augru import Weights, augru
+      >>> weights = Weights(jnp.ones((2, 9)), jnp.ones((3, 9)), jnp.zeros(9))
+      >>> mask = jnp.ones((1, 4), bool)
+      >>> no_attention = jnp.zeros((1, 1, 4))                 # for one candidate
+      >>> augru(jnp.ones((1, 4, 2)), no_attention, mask, weights)
+      Array([[[0., 0., 0.]]], dtype=float32)
     """
     if cell not in typing.get_args(Cell):
         raise ValueError(f"cell must be one of {typing.get_args(Cell)}, got {cell!r}.")

@@ -58,6 +58,15 @@ def dot_attention(
 
     Returns:
       What each query finds, in the dtype of `keys`.
+
+    Example:
+
+      >>> import jax.numpy as jnp
+      >>> from recjax.kernels.dot_attention import dot_attention
+      >>> keys = jnp.eye(3)[None]                             # one request, three behaviours
+      >>> mask = jnp.array([[True, True, False]])
+      >>> dot_attention(10 * jnp.eye(3)[None, :1], keys, mask).round(3)
+      Array([[[1., 0., 0.]]], dtype=float32)
     """
     _check(query, keys, mask, interval, table)
     more = () if interval is None else (interval, table)

@@ -50,6 +50,15 @@ def soft_search(
 
     Returns:
       `Found(indices, mask, scores)`, each (B, C, k): int32, bool, float32.
+
+    Example:
+
+      >>> import jax.numpy as jnp
+      >>> from recjax.kernels.soft_search import soft_search
+      >>> keys = jnp.array([[[0.0], [3.0], [1.0], [9.0]]])
+      >>> mask = jnp.array([[True, True, True, False]])       # the last is padding
+      >>> soft_search(keys, jnp.ones((1, 1, 1)), mask, k=2).indices
+      Array([[[1, 2]]], dtype=int32)
     """
     _check(keys, queries, mask, k)
     return _dispatch.dispatch(IMPLEMENTATIONS, implementation, keys, queries, mask, k=k)

@@ -70,6 +70,20 @@ def target_attention(
 
     Returns:
       What each candidate finds in the history, in the dtype of `keys`.
+
+    Example:
+
+      >>> import jax
+      >>> from recjax.kernels.target_attention import Layer, Weights, target_attention
+      >>> key = jax.random.key(0)
+      >>> candidates = jax.random.normal(key, (2, 5, 8))      # 2 requests of 5 candidates
+      >>> history = jax.random.normal(key, (2, 50, 8))        # 50 events each
+      >>> mask = history[..., 0] > -1                         # some of them padding
+      >>> hidden = Layer(jax.random.normal(key, (4 * 8, 16)), jax.numpy.zeros(16))
+      >>> weights = Weights((hidden,), jax.random.normal(key, (16,)))
+      >>> options = dict(activation="relu", normalize="softmax")
+      >>> target_attention(candidates, history, mask, weights, **options).shape
+      (2, 5, 8)
     """
     _check(query, keys, mask, weights, activation, normalize)
     return _dispatch.dispatch(

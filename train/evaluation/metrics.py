@@ -37,6 +37,13 @@ def auc(score: Score, label: Label, weight: Score | None = None) -> float:
         sum_{i in P, j in N} w_i w_j ([s_i > s_j] + [s_i = s_j] / 2) / (sum_P w_i * sum_N w_j)
 
     NaN if a class is absent (or has no weight), or if a score is NaN.
+
+    Example:
+
+      >>> import numpy as np
+      >>> from recjax.train.evaluation.metrics import auc
+      >>> auc(np.array([0.9, 0.4, 0.4, 0.1]), np.array([1, 1, 0, 0]))
+      0.875
     """
     return weighted_auc(pairs_of(score, label), weights_of(weight, score))
 

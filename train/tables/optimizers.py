@@ -36,7 +36,18 @@ class RowOptimizer(NamedTuple):
 
 
 def chain(*optimizers: RowOptimizer) -> RowOptimizer:
-    """Updates by each of the optimisers in turn; their states must have different names."""
+    """Updates by each of the optimisers in turn; their states must have different names.
+
+    Example:
+
+      >>> import jax.numpy as jnp
+      >>> from recjax.train import tables
+      >>> optimizer = tables.chain(tables.sgd(), tables.proximal(l1=0.5))
+      >>> row, gradient = jnp.array([[1.0, 0.25]]), jnp.array([[0.5, 0.0]])
+      >>> state = optimizer.init(row)
+      >>> optimizer.update(row, gradient, state, learning_rate=0.5, step=0)[0]
+      Array([[0.5, 0. ]], dtype=float32)
+    """
 
     def init(table):
         states = [optimizer.init(table) for optimizer in optimizers]

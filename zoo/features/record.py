@@ -86,6 +86,24 @@ def encode(
     Raises:
       ValueError: naming the column, if a value cannot be read as its field says, or a key is not
         one of the schema's.
+
+    Example:
+
+      >>> import numpy as np
+      >>> from recjax.zoo.features import Field, KnownRows, Schema, Table, encode, signatures
+      >>> schema = Schema(
+      ...     tables=(Table(name="item", rows=5, dim=4),),
+      ...     fields=(Field(name="item", role="candidate"), Field(name="item", role="history")),
+      ... )
+      >>> row_maps = {"item": KnownRows(np.sort(signatures("item", [10, 20, 30])))}
+      >>> request = {
+      ...     "context": {"time": 100},
+      ...     "user": {"history": [{"time": 40, "item": 10}]},
+      ...     "items": [{"item": 10}, {"item": 77}],
+      ... }
+      >>> batch = encode([request], schema, row_maps, history=5)
+      >>> batch["history_age"].tolist(), batch["candidate"]["item"][0, 1].item() # 77 is unknown
+      ([[60]], 1)
     """
     import pyarrow as pa
 

@@ -181,6 +181,18 @@ class Schema:
       tables: every embedding table.
       fields: every input; a (role, name) pair appears once.
       tasks: names of the labels, the first being the one that ranks.
+
+    Example:
+
+      >>> from recjax.zoo.features import Field, Schema, Table
+      >>> schema = Schema(
+      ...     tables=(Table(name="item", rows=1000, dim=16),),
+      ...     fields=(Field(name="item", role="candidate"), Field(name="item", role="history")),
+      ... )
+      >>> [field.role for field in schema.fields]
+      ['candidate', 'history']
+      >>> schema.hash == schema.with_rows({"item": 2000}).hash # tables may grow
+      True
     """
 
     tables: tuple[Table, ...]

@@ -43,6 +43,15 @@ def signatures(slot: str, values: np.ndarray | list) -> np.ndarray:
 
     Raises:
       TypeError: for floats and other kinds, which have no exact name.
+
+    Example:
+
+      >>> from recjax.zoo.features import signatures
+      >>> first, second = signatures("item", ["red shoes", "blue shoes"])
+      >>> bool(first == signatures("item", ["red shoes"])[0])
+      True
+      >>> bool(first == signatures("shop", ["red shoes"])[0]) # another slot
+      False
     """
     seed = slot_seed(slot)
     if isinstance(values, np.ndarray) and values.dtype.kind in "iub":

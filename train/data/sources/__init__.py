@@ -125,6 +125,13 @@ def open_source(
 
     Raises:
       DataError: an unknown kind or preset, or a file that cannot be used.
+
+    Example:
+
+      >>> from recjax.train.data.sources import open_source
+      >>> dataset = open_source("market:tiny")
+      >>> dataset.schema.tasks
+      ('click', 'conversion')
     """
     kind, _, where = source.partition(":")
     known = kind in _FILES or kind in ("market", "planted", "slates", "candidates")
