@@ -1,1 +1,1 @@
-"""What it achieves: suites that write result files, and the tables made of them."""
+"""Benchmarks: suites that write result files, and the tables made of them."""

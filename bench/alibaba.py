@@ -10,7 +10,7 @@ _EDGES, _ITEMS = "ecomm_edge_train.txt", "ecomm_item_feature.txt"
 
 
 def is_there(folder: Path) -> bool:
-    """Whether `folder` holds the sample."""
+    """True if `folder` holds the sample."""
     return all((folder / name).is_file() for name in (_EDGES, _ITEMS))
 
 

@@ -174,7 +174,7 @@ def train(job: dict[str, Any]) -> _Outcome:
 
 
 def fitted(trained: launch.Trained, dataset: Dataset) -> _Figures:
-    """How well a run fits its training requests, and what it knows of what it rarely saw."""
+    """Fit of a run to its training requests, and to candidates that it rarely saw."""
     history = trained.saved.settings.history
     dataset = launch.prepared(dataset, trained.saved.settings)
     task, found = dataset.schema.tasks[0], {}
@@ -216,7 +216,7 @@ def _save_scores(path: Path, trained: launch.Trained, dataset: Dataset) -> None:
 
 
 def rules_of(dataset: Dataset, history: int) -> dict[str, _Figures]:
-    """How well rules retrieve, by the newest `history` events."""
+    """Metrics of rules of retrieval, by the newest `history` events."""
     found = {"popularity": baselines.evaluate_popularity(dataset, dataset.test)}
     if dataset.log.items.get("category") is not None:
         found["tags"] = baselines.evaluate_tags(dataset, dataset.test, history=history)
@@ -224,7 +224,7 @@ def rules_of(dataset: Dataset, history: int) -> dict[str, _Figures]:
 
 
 def truth_of(dataset: Dataset) -> _Figures:
-    """How well the true click probabilities rank the test clicks; empty where nobody knows."""
+    """Metrics of the true click probabilities; empty where the source does not know them."""
     if not dataset.truth:
         return {}
     truth, real = dataset.truth["test"]["click"], dataset.test.candidate >= 0

@@ -1,4 +1,4 @@
-"""How calls are timed beside each other."""
+"""Timing of calls beside each other."""
 
 from collections.abc import Callable, Sequence
 import time

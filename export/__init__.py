@@ -1,1 +1,1 @@
-"""How a trained model leaves the building and serves."""
+"""Export of trained models, and artifacts that serve."""

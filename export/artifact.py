@@ -43,10 +43,10 @@ from ..zoo.features.file_names import file_of
 
 MANIFEST = "manifest.json"
 TRITON = "triton_kernel_call"
-"""What kernels are called in a program for CUDA."""
+"""Name of kernel calls in a program for CUDA."""
 _SIZES = {"C": "candidates", "G": "groups"}
 SECOND_AXIS = {n: _SIZES[part.axes[1]] for n, part in PARTS.items() if part.axes[1:2] in _SIZES}
-"""Which size of an artifact the second axis of a part has."""
+"""Size of an artifact along the second axis of a part."""
 
 
 class ArtifactError(ValueError):
@@ -146,7 +146,7 @@ class Artifact:
         return program(self._variables, _grown(items, (max(1, count),)))[:count]
 
     def _apply(self, output: str, batch: dict[str, Any], schema_hash: str | None) -> dict[str, Any]:
-        """What the program says, for no more requests and candidates than the batch holds."""
+        """Output of the program, for the batch's own requests and candidates."""
         if output not in self._outputs:
             method = "slate" if "order" in self._outputs else "score"
             gives = ", ".join(self._outputs)

@@ -207,7 +207,7 @@ def _serialised(
 def _difference(
     aside: Path, example: Batch, expected: dict[str, Any], platforms: Sequence[str]
 ) -> float | None:
-    """How far the written artifact is from the model; None where this machine cannot run it."""
+    """Distance of the written artifact from the model; None where this machine cannot run it."""
     if jax.default_backend() not in platforms:
         return None
     artifact = load(aside)

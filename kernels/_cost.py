@@ -1,4 +1,4 @@
-"""What an op has to do at least. Shared by every op in this package."""
+"""The least work of an op. Shared by every op in this package."""
 
 from typing import NamedTuple
 

@@ -115,7 +115,7 @@ def matmul_precision() -> str | None:
 
 
 def exactness() -> Exactness | None:
-    """What `jax.default_matmul_precision` asks of kernels; None if they do not know its name."""
+    """The exactness that `jax.default_matmul_precision` asks for; None for an unknown name."""
     return _EXACTNESS.get(matmul_precision())
 
 

@@ -1,4 +1,4 @@
-"""What a mask means for scores, and for where to look. Shared by every op in this package."""
+"""Masks of scores, and the range of real keys. Shared by every op in this package."""
 
 from typing import Literal
 
@@ -22,7 +22,7 @@ def normalized(
 
 
 def real_range(mask: Bool[Array, "B L"]) -> Int[Array, "B 2"]:
-    """Where the real keys of a request begin and end; 0, 0 without any."""
+    """First and one past the last real key of each request; 0, 0 without any."""
     first, last = jnp.argmax(mask, axis=1), mask.shape[1] - jnp.argmax(mask[:, ::-1], axis=1)
     found = jnp.where(mask.any(axis=1)[:, None], jnp.stack([first, last], axis=1), 0)
     return found.astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""What Pallas kernels for TPUs have in common. Shared by every op in this package."""
+"""Parts common to Pallas kernels for TPUs. Shared by every op in this package."""
 
 from typing import Any
 
@@ -57,7 +57,7 @@ def of_history(tile: int, width: int) -> list[pl.BlockSpec]:
 
 
 def positions(i: Any, tile: int) -> Int[Array, "1 T"]:
-    """Where the keys of the i-th tile stand in the history."""
+    """Positions of the i-th tile's keys in the history."""
     return i * tile + jax.lax.broadcasted_iota(jnp.int32, (1, tile), 1)
 
 

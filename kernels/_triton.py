@@ -1,4 +1,4 @@
-"""What calls of Triton kernels have in common. Shared by every op in this package."""
+"""Parts common to calls of Triton kernels. Shared by every op in this package."""
 
 import functools
 import importlib.util
@@ -17,7 +17,7 @@ PROGRAMS = 1024
 
 @functools.cache
 def missing() -> str | None:
-    """What is not installed, or not there."""
+    """The reason why Triton kernels cannot run: a missing package or device."""
     absent = [name for name in ("triton", "jax_triton") if importlib.util.find_spec(name) is None]
     if absent:
         return f"not installed: {', '.join(absent)} (see recjax[gpu])"
@@ -52,7 +52,7 @@ def precision() -> str:
 
 
 def parts(programs: int, tiles: int) -> int:
-    """How many programs share a history, so that all are busy and none has less than 8 tiles."""
+    """Number of programs per history, so that all are busy and none has less than 8 tiles."""
     return max(1, min(-(-PROGRAMS // programs), tiles // 8))
 
 

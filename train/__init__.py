@@ -1,1 +1,1 @@
-"""How parameters come to be: data, tables, steps, metrics, checkpoints."""
+"""Training: data, tables, steps, metrics, checkpoints."""

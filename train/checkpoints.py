@@ -101,7 +101,7 @@ def newest_note(folder: Path) -> dict[str, Any]:
 
 
 def _default_device() -> Any:
-    """Where JAX puts what it makes: its first device, unless it was told otherwise."""
+    """Default device of JAX: its first, unless it was told otherwise."""
     return next(iter(jax.numpy.zeros(()).devices()))
 
 
@@ -150,7 +150,7 @@ def _checksums(folder: Path) -> dict[str, list[int]]:
 
 
 def _damage(folder: Path) -> str | None:
-    """What differs from the manifest, or None."""
+    """Difference from the manifest, or None."""
     try:
         expected = json.loads((folder / _MANIFEST).read_text())
     except (OSError, ValueError):

@@ -34,7 +34,7 @@ from .unseen import unseen_weights, with_average_unseen
 
 @dataclasses.dataclass
 class _Position:
-    """Where a run stands. Travels in every checkpoint's note, as JSON.
+    """Position of a run. Travels in every checkpoint's note, as JSON.
 
     Attributes:
       epoch, index: the next batch. step: how many were trained on.
@@ -198,7 +198,7 @@ class _Trainer:
         self._compiled: dict[Any, Any] = {}
 
     def begin(self) -> _Position:
-        """Where a new run stands."""
+        """Position of a new run."""
         return _Position(devices=self._multiple_of, requests=self._batches.requests_per_batch)
 
     def finished(self, position: _Position) -> bool:
@@ -237,7 +237,7 @@ class _Trainer:
         return jax.tree.map(lambda x: x[0], self._state)
 
     def served(self) -> Variables:
-        """What is judged and kept: unknown items are worth what known ones are on average."""
+        """Variables that are evaluated and kept: the row of unknown items is a mean of known ones."""
         return with_average_unseen(self.held().variables, self._averaged)
 
     def save(self, out: Path, position: _Position) -> None:
@@ -279,7 +279,7 @@ class _Trainer:
 
 
 def count_rows(batches: TrainingBatches) -> dict[str, np.ndarray]:
-    """How often each row occurs in one epoch of training batches: {table: (rows,) float32}.
+    """Occurrences of each row in one epoch of training batches: {table: (rows,) float32}.
 
     Counted in batches, since a push happens once per batch that names the row.
     """
@@ -327,7 +327,7 @@ def _check(config: Any, dataset: Dataset, devices: int) -> None:
 
 
 def _changed(was: Any, now: Any) -> str:
-    """What differs, key by key where there are keys."""
+    """Differences, key by key where there are keys."""
     if not isinstance(was, dict):
         return f" was {was}, is now {now}"
     keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]

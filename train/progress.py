@@ -41,7 +41,7 @@ class Progress:
         self._bar.update(self._task, advance=steps, description=self._title)
 
     def say(self, what: str) -> None:
-        """What is going on besides steps."""
+        """A line on work other than steps."""
         self._bar.update(self._task, description=f"{self._title}: {what}")
 
     def print(self, line: str) -> None:

@@ -42,7 +42,7 @@ Baseline = Literal["greedy", "upstream"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What a drawn slate is compared with, and what counts.
+    """Baseline of a drawn slate, and the worth of components.
 
     Attributes:
       baseline: "greedy" is the generator's own greedy slate, "upstream" the order that came.
@@ -135,7 +135,7 @@ class Actor:
 
     @property
     def variables(self) -> Variables:
-        """What the generator's `apply` takes; the next step gives these buffers away."""
+        """Variables for the generator's `apply`; the next step gives these buffers away."""
         return self._state.variables
 
     def learn(
@@ -286,7 +286,7 @@ def explore(
 def advantages(
     judge: Judge, drawn: Int[Array, "B 1 M"], other: Int[Array, "B 1 M"], whole: float
 ) -> Float[Array, "B M"]:
-    """What each slot of a slate gained over the same slot of the other, and its share of all."""
+    """Gain of each slot over the same slot of the other slate, and its share of all."""
     reward = judge(jnp.concatenate([drawn, other], axis=1)).mean(axis=-1)
     each = reward[:, 0] - reward[:, 1]
     return each + whole * each.mean(axis=1, keepdims=True)

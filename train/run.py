@@ -83,7 +83,7 @@ def now() -> str:
 def head_of(
     name: str, source: str, seed: int, dataset: Dataset, variables: Variables
 ) -> dict[str, Any]:
-    """How every `metrics.json` begins: what was trained, on what, where and when."""
+    """The head of every `metrics.json`: what was trained, on what, where and when."""
     import jax
 
     trained = variables["tables"], variables["params"]
@@ -195,7 +195,7 @@ def save_calibrations(folder: Path, calibrations: Calibrations) -> None:
 
 
 def load_calibrations(folder: Path) -> Calibrations:
-    """What `save_calibrations` wrote; empty for a run that has none. Raises RunError."""
+    """The calibrations that `save_calibrations` wrote; none for a run without. Raises RunError."""
     path = folder / "calibration.json"
     if not path.is_file():
         return {}
@@ -207,7 +207,7 @@ def load_calibrations(folder: Path) -> Calibrations:
 
 
 def outline(row_maps: dict[str, RowMap]) -> dict[str, Any]:
-    """What tells row maps from others: {table: rows, or the checksum of what it knows}."""
+    """Identity of row maps: {table: rows, or the checksum of what it knows}."""
     found: dict[str, Any] = {}
     for table, row_map in row_maps.items():
         if isinstance(row_map, KnownRows):

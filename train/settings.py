@@ -34,7 +34,7 @@ _MOST = 2**31
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSettings(Protocol):
-    """What data a run sees: the protocol of a log of interactions, and what is made of its fields.
+    """Settings of the data: the protocol of a log of interactions, and fields added or left out.
 
     Attributes:
       negatives: drawn per positive, where the source holds only positives.

@@ -40,7 +40,7 @@ class TrainState(NamedTuple):
 
     @property
     def variables(self) -> Variables:
-        """What the model's `apply` takes."""
+        """The variables for the model's `apply`."""
         return {"tables": self.tables, "params": self.params, "batch_stats": self.batch_stats}
 
 

@@ -1,4 +1,4 @@
-"""What an unknown item is worth: as much as a known one is on average.
+"""The row of unknown items: a weighted mean of the known ones.
 
 In a log of interactions every event that training sees is of a known item, so nothing trains the
 unseen row by itself. Hiding some ids (`Settings.unseen_share`) teaches it what an item is worth in

@@ -68,7 +68,7 @@ EVENT_PARTS = tuple(name for name, part in PARTS.items() if part.axes == "BL")
 
 
 def served(batch: Batch) -> Batch:
-    """What is left of a batch when serving: the parts that `apply` may read."""
+    """The parts of a batch that `apply` may read; those of losses are left out."""
     return {name: value for name, value in batch.items() if not part_of(name).for_loss}
 
 

@@ -1,4 +1,4 @@
-"""What every model of the zoo promises: its types, and the four names that a model module has.
+"""The contract of models: types, and the four names that a model module has.
 
     init(key, config)                                        -> variables
     apply(variables, config, batch)                          -> Output
@@ -28,7 +28,7 @@ Variables: TypeAlias = dict[str, Any]
 
 
 class Output(NamedTuple):
-    """What a ranking model says of each candidate.
+    """Scores of a ranking model.
 
     `logit` ranks; `tasks` holds the log-odds of each task's label. A model that multiplies
     probabilities (ESMM) gives their logarithms too: they add where log-odds do not.
@@ -40,7 +40,7 @@ class Output(NamedTuple):
 
 
 class Slate(NamedTuple):
-    """What a generator shows: indices of candidates, best slot first, and their log probability.
+    """Slates of a generator: indices of candidates, best slot first, and their log probability.
 
     -1 where a request has fewer candidates than slots.
     """
@@ -58,7 +58,7 @@ class Aux(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Requirements:
-    """What the pipeline must put into a batch beyond labelled candidates and a history.
+    """Parts of a batch that a model needs beyond labelled candidates and a history.
 
     Attributes:
       history_negatives: how `history_negative` is drawn among items that the user never touched:
@@ -113,7 +113,7 @@ class Model(Protocol):
         ...
 
     def requirements(self, config: Any) -> Requirements:
-        """What the pipeline must draw."""
+        """The parts that the input pipeline must add."""
         ...
 
 
@@ -139,7 +139,7 @@ class Evaluator(Model, Protocol):
     """A model that judges slates: the candidates are encoded once, whatever is made of them."""
 
     def encode(self, variables: Variables, config: Any, batch: Batch) -> Any:
-        """What is the same for every slate of a request."""
+        """The encoding that all slates of a request share."""
         ...
 
     def judge(
@@ -163,7 +163,7 @@ class Generator(Model, Protocol):
         ...
 
     def encode(self, variables: Variables, config: Any, batch: Batch) -> Any:
-        """What is the same for every slate of a request: a NamedTuple."""
+        """The encoding that all slates of a request share: a NamedTuple."""
         ...
 
     def decode(
@@ -192,5 +192,5 @@ class ParameterGenerator(Generator, Protocol):
     """A generator whose decoder's parameters LAST can move too."""
 
     def parts(self, variables: Variables, config: Any, encoded: Any) -> tuple[Any, Any]:
-        """What the decoder gets of a request, and its weights."""
+        """The decoder's inputs of a request, and its weights."""
         ...

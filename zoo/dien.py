@@ -210,7 +210,7 @@ class DIEN(nn.Module):
         batch: Batch,
         train: bool,
     ) -> Float[Array, "B C H"]:
-        """What becomes of the interests that each candidate attends to (section 4.3)."""
+        """Evolution of the interests that each candidate attends to (section 4.3)."""
         evolution, mask = self.config.evolution, batch["history_mask"]
         gates = ("reset", "new") if evolution == "agru" else tuple(GATE_BIAS)
         weights = Recurrence(interests.shape[-1], gates, name="evolution")(interests)
@@ -227,7 +227,7 @@ class DIEN(nn.Module):
         batch: Batch,
         train: bool,
     ) -> Float[Array, "B C L"]:
-        """How much each candidate takes of each step; 0 where there is none."""
+        """Attention of each candidate to each step; 0 where there is none."""
         config, mask, width = self.config, batch["history_mask"], states.shape[-1]
         normalize = "none" if config.attn_scale == "sigmoid" else "softmax"
         if config.attention == "bilinear":

@@ -92,7 +92,7 @@ def apply(variables: Variables, config: Config, batch: Batch) -> Output:
 
 
 def attention(variables: Variables, config: Config, batch: Batch) -> Float[Array, "B C L"]:
-    """What each candidate takes of each event: the weights that `apply` sums with. Pure."""
+    """Attention weights of each candidate over each event, as `apply` sums with them. Pure."""
     return cast(Array, DIN(config).apply(variables, batch, attention_only=True))
 
 

@@ -205,7 +205,7 @@ class ESMM(nn.Module):
     def _bottoms(
         self, x: Float[Array, "B C I"], mask: Bool[Array, "B C"], train: bool
     ) -> tuple[Float[Array, "B C H"], Float[Array, "B C H"]]:
-        """What the two towers stand on: one bottom for both, or a mixture for each."""
+        """Inputs of the two towers: one bottom for both, or a mixture for each."""
         config = self.config
 
         def bottom(name: str) -> Float[Array, "B C H"]:

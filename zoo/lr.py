@@ -111,7 +111,7 @@ class LR(nn.Module):
 
     @nn.compact
     def terms(self, batch: Batch) -> dict[str, Float[Array, "B _ 1"]]:
-        """What each field contributes, and the bias."""
+        """Contribution of each field, and the bias."""
         schema = self.config.schema.with_dim(1)
         batch = as_arrays(batch, schema)
         tables = read_tables(self, schema)

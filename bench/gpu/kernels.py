@@ -55,7 +55,7 @@ class Workload:
 
 
 def workloads() -> list[Workload]:
-    """What is timed, the most telling first."""
+    """Workloads that are timed, the most telling first."""
     long, page = {"length": 10_000, "width": 64}, {"batch": 16, "candidates": 100}
     cases: dict[str, dict[str, Any]] = {
         "one candidate, 10,000 events": {"batch": 512, "candidates": 1, **long},
@@ -122,7 +122,7 @@ def parity_cases() -> list[Workload]:
 
 
 def parity(workload: Workload, implementation: str) -> list[Row]:
-    """How far a kernel is off, in units of each dtype."""
+    """Error of a kernel, in units of each dtype."""
     case, options = workload.case, dict(workload.options)
     op, rows = OPS[workload.op], []
     for label, dtype, precision in (
@@ -151,7 +151,7 @@ def parity(workload: Workload, implementation: str) -> list[Row]:
 
 
 def too_far(row: Row) -> bool:
-    """Whether a row is of parity, and says that a kernel is wrong."""
+    """True if a row is of parity, and says that a kernel is wrong."""
     limit = LIMITS.get(row.metric.removeprefix("gradients, "))
     return limit is not None and not row.value <= limit
 
@@ -267,7 +267,7 @@ def rates(
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """What the GPU does: FLOP/s and bytes/s, medians."""
+    """Peak of the GPU: FLOP/s and bytes/s, medians."""
 
     flops: float
     bytes: float
@@ -288,7 +288,7 @@ def roofline(side: int = 8192, numbers: int = 2**29) -> Roofline:
 
 
 def roofline_rows() -> list[Row]:
-    """What shares are of."""
+    """Rows of the roofline, of which shares are given."""
     roof = roofline()
     return [
         Row.of("this machine", "bfloat16 product", "TFLOP/s", [roof.flops / 1e12]),

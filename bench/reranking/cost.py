@@ -57,7 +57,7 @@ def parallel() -> dict[str, Callable[..., Any]]:
 
 
 def seconds(methods: dict[str, Callable[..., Any]], requests: int) -> dict[str, list[float]]:
-    """What calls of each method take for so many requests: in turns, after one to compile."""
+    """Seconds of each method's calls for so many requests: in turns, after one to compile."""
     made, by, batch = setting(requests)
     noise = last.seeds_of(jax.random.key(0), requests)
     calls = [_call(f, made, by, batch, noise) for f in methods.values()]

@@ -39,7 +39,7 @@ _LEARNING = Settings(schedule="constant", learning_rate=1e-3, table_learning_rat
 
 
 class Hour(NamedTuple):
-    """What was asked in a few hours, from `start` hours after the jump."""
+    """Requests of a few hours, from `start` hours after the jump."""
 
     start: int
     truth: SlateRequests
@@ -74,7 +74,7 @@ def drift(name: str, seeds: int) -> list[Row]:
 
 
 def draw(axes: Any, case: str, rows: list[Row]) -> None:
-    """How far above the stale generator each way is, hour by hour, with its intervals."""
+    """Picture of each way's gain over the stale generator, hour by hour, with its intervals."""
     for number, way in enumerate(WAYS[1:]):
         found = {
             int(row.method.rpartition(" ")[2]): row

@@ -37,7 +37,7 @@ def preferences(name: str, seeds: int) -> list[Row]:
 
 
 def draw(axes: Any, case: str, rows: list[Row]) -> None:
-    """What clicks pay for variety."""
+    """Picture of the clicks that variety costs."""
     found = {(row.method, row.metric): row.value for row in rows if row.case == case}
     for label in LABELS:
         methods = [f"{label}, variety weighs {weight:g}" for weight in WEIGHTS]

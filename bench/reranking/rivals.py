@@ -43,7 +43,7 @@ def rivals(name: str, seeds: int) -> list[Row]:
 
 
 def draw(axes: Any, case: str, rows: list[Row]) -> None:
-    """How far above the upstream order each way is, and how seeds differ."""
+    """Picture of each way's gain over the upstream order, seed by seed."""
     found = [row for row in rows if row.case == case and row.metric == "above upstream"][::-1]
     value = np.array([row.value for row in found])
     spread = [value - [row.low for row in found], [row.high for row in found] - value]

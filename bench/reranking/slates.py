@@ -1,4 +1,4 @@
-"""What the suite `last` trains and judges: evaluators and generators of a listwise market.
+"""Evaluators and generators of a listwise market, trained and judged by the suite `last`.
 
 Four draws of requests of their own: those whose exposed slates train the evaluators and those on
 which the generator learns without feedback, both of the training days; validation, and test, of
@@ -39,7 +39,7 @@ _GENERATOR_BATCH = 192
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Regime:
-    """What evaluators may learn from.
+    """Logs that evaluators may learn from.
 
     Attributes:
       preset: of the market.

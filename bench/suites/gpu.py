@@ -59,7 +59,7 @@ MISSING = "what is missing"
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What is measured in one go."""
+    """One measurement of the suite."""
 
     name: str
     run: Callable[[], list[Row]]
@@ -114,7 +114,7 @@ def run(only: list[str] | None = None) -> list[Row]:
 
 
 def verdict(wanted: set[str], rows: list[Row]) -> str:
-    """What is to be said of parity: which cases are off, and which of the wanted nobody knows."""
+    """Summary of parity: the cases that are off, and the wanted ones that are unknown."""
     off = [f"{row.case}, {row.method}, {row.metric}" for row in rows if kernels.too_far(row)]
     unknown = sorted(wanted - {row.case for row in rows})
     said = [f"OFF: {'; '.join(off)}"] if off else []
@@ -166,7 +166,7 @@ def in_processes(parts: list[str], deadline: float) -> Iterator[tuple[str, list[
 
 
 def _ending(process: subprocess.Popen) -> str:
-    """How a process ended that has nothing more to say."""
+    """End of a process that has no more output, in words."""
     try:
         return f"its process ended with {process.wait(timeout=5)}"
     except subprocess.TimeoutExpired:

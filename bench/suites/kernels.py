@@ -62,7 +62,7 @@ def run(only: list[str] | None = None) -> list[Row]:
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """What this machine can do, several times measured: FLOP/s and bytes/s."""
+    """Peak of this machine, several times measured: FLOP/s and bytes/s."""
 
     flops: list[float]
     bytes: list[float]

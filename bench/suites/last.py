@@ -155,7 +155,7 @@ def methods(regime: slates.Regime) -> Callable[[str, int], list[Row]]:
 
 @dataclasses.dataclass
 class _Judged:
-    """What methods got on the requests of one seed: {method: (R,)}, and facts of the seed."""
+    """True clicks of methods on the requests of one seed: {method: (R,)}, and facts of the seed."""
 
     utility: dict[str, np.ndarray]
     figures: dict[str, dict[str, float]]
@@ -218,14 +218,14 @@ def _scores(trained: Trained, ask: Asked, seed: int) -> Callable[[np.ndarray], n
 
 
 def _opinion(made: TrainedGenerator, by: Evaluators, batch: Any, seeds: Any) -> Any:
-    """What the mean of the evaluators says of the slates that the batch brings."""
+    """Mean score of the evaluators for the slates that the batch brings."""
     del made, seeds
     order = batch["slate"]["order"][:, None]
     return judge_of(by, batch)(order)[:, 0].sum(axis=1).mean(axis=-1)
 
 
 def _bias(trained: Trained, seed: int, score: Any) -> dict[str, dict[str, float]]:
-    """How far the evaluators are to be trusted: correlations, and the best of ever more draws."""
+    """Trust in the evaluators: correlations, and the best of ever more draws."""
     world, ask = trained.world, trained.test
     rng = np.random.default_rng([seed, 10])
     found: dict[str, dict[str, float]] = {}
@@ -259,7 +259,7 @@ def _bias(trained: Trained, seed: int, score: Any) -> dict[str, dict[str, float]
 
 
 def _pessimism(trained: Trained, seed: int) -> dict[str, dict[str, float]]:
-    """What is gained over the one-shot slate by ever more cautious choices."""
+    """Gain over the one-shot slate by ever more cautious choices."""
     world = trained.world
     found: dict[str, dict[str, float]] = {}
     for part, ask in (("validation", trained.validation), ("test", trained.test)):
@@ -331,7 +331,7 @@ def draw(rows: list[Row], path: Path) -> None:
 
 
 def _draw_trust(axes: Any, case: str, rows: list[Row]) -> None:
-    """What evaluators say of the best of ever more draws, and what is true."""
+    """Evaluators' score of the best of ever more draws, and its true worth."""
     case = f"{case}, trust"
     found = {(row.method, row.metric): row.value for row in rows if row.case == case}
     counts = [2**k for k in range(8)]

@@ -125,7 +125,7 @@ def _defaults() -> dict[str, Any]:
 
 
 def _winner(best: _Overrides) -> str:
-    """What tables call the best settings: those that are not the defaults."""
+    """Name of the best settings in tables: those that are not the defaults."""
     default = _defaults()
     changes = [
         f"{name} {value:.2g}" if isinstance(value, float) else f"{name} {value}"

@@ -129,5 +129,5 @@ def measure(name: str, method: str) -> float:
 
 
 def _peer(method: str) -> str:
-    """Which of the peer's models; empty for one of the zoo."""
+    """Name of the peer's model; empty for one of the zoo."""
     return method.removeprefix("deepctr-torch ") if method.startswith("deepctr-torch ") else ""

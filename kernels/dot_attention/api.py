@@ -30,7 +30,7 @@ def dot_attention(
     *,
     implementation: Literal["triton", "pallas_tpu", "chunked", "reference"] | None = None,
 ) -> Float[Array, "B Q Z"]:
-    r"""What each query finds in a history, by inner products with behaviours and their ages.
+    r"""Attention of each query over a history, by inner products with behaviours and their ages.
 
         z_t = [k_t, table[interval_t]]                     Z = E, or E + T with a table
         out = sum_t a_t z_t,   a_t = mask_t softmax_t(query . z_t)

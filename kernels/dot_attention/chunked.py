@@ -25,7 +25,7 @@ FEW = 8
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """How much is computed at a time: performance only, never semantics."""
+    """Block sizes: they change speed and memory and never the result."""
 
     requests: int
     queries: int

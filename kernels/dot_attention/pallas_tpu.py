@@ -25,7 +25,7 @@ MAX_INTERVALS = 256
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """How the work is cut: performance only, never semantics.
+    """Tile sizes: they change the speed and never the result.
 
     Attributes:
       tile: keys at a time, a multiple of 128.

@@ -28,7 +28,7 @@ MAX_EXACT_WIDTH = 64  # Of three products for one in the backward pass, on sm_90
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """How the work is cut: performance only, never semantics.
+    """Tile sizes: they change the speed and never the result.
 
     Attributes:
       queries: at a time, a power of two >= 16.
@@ -95,7 +95,7 @@ def forward(
     *,
     config: Config | None = None,
 ) -> tuple[Float[Array, "B Q Z"], Kept]:
-    """What each query finds, and what `backward` wants."""
+    """The result for each query, and the residuals of `backward`."""
     config = config or heuristic(query, keys)
     width, lead = keys.shape[2], (*query.shape[:2], config.parts)
     asked, said = _prepare(width, query, table)
@@ -166,7 +166,7 @@ def dot_attention(*args) -> Float[Array, "B Q Z"]:
 def _prepare(
     width: int, query: Float[Array, "B Q Z"], table: Float[Array, "I T"] | None
 ) -> tuple[Float[Array, "B Q E"], Float[Array, "B Q NP"]]:
-    """What queries say to keys, in their own dtype, and to each interval, padded with zeros."""
+    """Query parts for keys, in their own dtype, and for each interval, padded with zeros."""
     rows = 0 if table is None else table.shape[0]
     said = jnp.zeros((*query.shape[:2], rows), jnp.float32)
     if table is not None:
@@ -186,7 +186,7 @@ def _finish(
 
 
 def _arrays(keys, mask, interval, asked, said) -> tuple[Array, ...]:
-    """What every kernel takes first; without intervals, none is read."""
+    """The first arguments of every kernel; without intervals, none is read."""
     interval = jnp.zeros((1, 1), jnp.int32) if interval is None else interval
     return keys, mask, real_range(mask), interval, asked, said
 

@@ -148,7 +148,7 @@ def _one_hot(interval, b, i, j, L: tl.constexpr, N: tl.constexpr, BL: tl.constex
 
 @triton.jit
 def _scores(asked, said, k, hot, N: tl.constexpr, PREC: tl.constexpr):
-    """What queries say to keys and to their intervals."""
+    """Scores of keys and of their intervals."""
     score = tl.dot(asked, tl.trans(k), input_precision=PREC)
     if N:
         score = tl.dot(said, hot, score, input_precision=PREC)

@@ -1,4 +1,4 @@
-"""What no kernel of pointer decoding takes; plain JAX does."""
+"""Limits of the kernels of pointer decoding; plain JAX has none."""
 
 from .reference import Direction, Request, Weights
 from .rules import Rules

@@ -137,14 +137,14 @@ def _kernel(candidates, temperature, context, arguments, order, log_probability,
     single = lambda x: x.astype(jnp.float32)
 
     def of_lanes(name, weight, *at):
-        """What a request holds of each candidate, by weights of each lane."""
+        """Sum of a request's rows by the weights of each lane."""
         found = dot(weight, single(getattr(request, name)[0, *at]), _ROWS)
         if direction is not None:
             found += steps * dot(weight, single(getattr(direction, name)[0, *at]), _ROWS)
         return found
 
     def scores(f, hidden):
-        """How a head of each lane likes each candidate."""
+        """Score of each candidate by one head, for each lane."""
         asked = dot(single(weights.query[f]), hidden, (((0,), (1,)), ((), ())))
         asked += single(weights.query_bias[f])
         for i in range(BLOCK):

@@ -19,7 +19,7 @@ Context = Literal["softmax", "raw"]
 
 
 class Request(NamedTuple):
-    """What a request brings to every slot, projected once.
+    """A request's part in every slot, projected once.
 
     Attributes:
       state: the state before the first slot.
@@ -48,7 +48,7 @@ class Weights(NamedTuple):
 
 
 class Direction(NamedTuple):
-    """What a step of 1 adds to a request and, unless None, to its weights (with axis R)."""
+    """The change of a request, and of its weights (with axis R) unless None, per step of 1."""
 
     request: Request
     weights: Weights | None = None
@@ -107,7 +107,7 @@ def _real(request, mask):
 
 
 class _Lanes(NamedTuple):
-    """What each lane decodes from: request + step * direction, with an axis S after R.
+    """Inputs of each lane: request + step * direction, with an axis S after R.
 
     The weights of lanes are never written down: x (W + s D) = x W + s (x D).
     """

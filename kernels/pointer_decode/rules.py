@@ -46,7 +46,7 @@ class Rules(NamedTuple):
 def allowed(
     rules: Rules, free: Bool[Array, "R S N"], order: Int[Array, "R S M"], slot: Int[Array, ""]
 ) -> Bool[Array, "R S N"]:
-    """What may be chosen for `slot`, after those of `order` before it, out of what is free."""
+    """The free candidates that the rules allow for `slot`, given those of `order` before it."""
     slots = order.shape[-1]
     at_slot = jnp.arange(slots)[None, None]
     filled = (order >= 0) & (at_slot < slot)

@@ -22,7 +22,7 @@ from .rules import Rules
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """How the work is cut: performance only, never semantics.
+    """Tile sizes: they change the speed and never the result.
 
     Attributes:
       lanes: of a request at a time, a power of two.

@@ -36,7 +36,7 @@ def decode(
     MOVED: tl.constexpr, NOISE: tl.constexpr, SOFT: tl.constexpr, SCALE: tl.constexpr,
     PREC: tl.constexpr,
 ):  # fmt: skip
-    """What every lane chooses for its slots, and the log probabilities."""
+    """Choices of every lane for its slots, and their log probabilities."""
     blocks: tl.constexpr = (S + BS - 1) // BS
     r = (tl.program_id(0) // blocks).to(tl.int64)
     s = tl.program_id(0) % blocks * BS + tl.arange(0, BS)
@@ -109,7 +109,7 @@ def _scores(
     N: tl.constexpr, F: tl.constexpr, A: tl.constexpr, H: tl.constexpr, BS: tl.constexpr,
     NP: tl.constexpr, BA: tl.constexpr, MOVED: tl.constexpr, PREC: tl.constexpr,
 ):  # fmt: skip
-    """How head f of each lane likes each candidate; 0 where masked."""
+    """Score of each candidate by head f, for each lane; 0 where masked."""
     found = tl.zeros((BS, NP), tl.float32)
     for first in range(0, A, BA):
         a = first + tl.arange(0, BA)

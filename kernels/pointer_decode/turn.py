@@ -49,7 +49,7 @@ def fill(
     rules: Rules | None,
     choose: Choose,
 ) -> Turn:
-    """What is chosen for `slot`, by the softmax over what is left and allowed.
+    """The choice for `slot`, by the softmax over the candidates that are left and allowed.
 
     Where that is nothing, the slot stays empty and its log probability is 0. Scores that are no
     numbers come last, so that broken ones never let in what may not be chosen.
@@ -89,5 +89,5 @@ def drawn(noise: Float[Array, "R S M N"] | UInt32[Array, " R"] | None, slots: in
 
 
 def given(order: Int[Array, "R S M"]) -> Choose:
-    """What the lists say, whether or not it may be."""
+    """The candidate that each list names, allowed or not."""
     return lambda scores, slot: jax.lax.dynamic_index_in_dim(order, slot, 2, keepdims=False)

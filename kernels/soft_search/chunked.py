@@ -15,7 +15,7 @@ from .reference import Found
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """How much is searched at a time: performance only, never semantics."""
+    """Block size: it changes speed and memory and never the result."""
 
     requests: int
 

@@ -24,7 +24,7 @@ from .unit import contract
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """How much is computed at a time: performance only, never semantics.
+    """Block sizes: they change speed and memory and never the result.
 
     Attributes:
       requests: at a time.
@@ -83,7 +83,7 @@ def attention_scores(
 
 
 class _Mode(NamedTuple):
-    """What is computed, and how.
+    """The formula, and the order of computation.
 
     Attributes:
       activation, normalize: of the op.

@@ -34,7 +34,7 @@ BLOCK_BYTES = 2**26
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """How the work is cut: performance only, never semantics.
+    """Tile sizes: they change the speed and never the result.
 
     Attributes:
       tile: keys at a time, a power of two >= 16.
@@ -118,7 +118,7 @@ def forward(
     normalize: Normalize,
     config: Config | None = None,
 ) -> tuple[Float[Array, "B C D"], Kept]:
-    """What each candidate finds, and what `backward` wants."""
+    """The result for each candidate, and the residuals of `backward`."""
     config = config or heuristic(query, keys, activation, backward=False)
     soft = normalize == "softmax"
     sizes = _Sizes.of(query, weights)
@@ -230,7 +230,7 @@ class _Sizes(NamedTuple):
 
 
 class _Prepared(NamedTuple):
-    """What the kernels take, padded with zeros and transposed; `H` and `G` are units."""
+    """Arguments of the kernels, padded with zeros and transposed; `H` and `G` are units."""
 
     mixed: Float[Array, "B C H D"]
     own: Float[Array, "B C H"]
@@ -245,7 +245,7 @@ class _Prepared(NamedTuple):
 def _prepare(
     sizes: _Sizes, activation: Activation, query: Float[Array, "B C D"], weights: Weights
 ) -> _Prepared:
-    """What the kernels take, in float32; its derivative turns their gradients into the op's."""
+    """Arguments of the kernels in float32; the derivative turns their gradients into the op's."""
     first, second = as_float32(weights).layers
     query = query.astype(jnp.float32)
     from_q, from_k, from_product = factors(first.kernel)

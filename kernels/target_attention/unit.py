@@ -66,7 +66,7 @@ def first_layer(query: Float[Array, "B C D"], keys: Float[Array, "B L D"], layer
 
 
 class Layers(NamedTuple):
-    """What the unit computes forward, and needs again backward."""
+    """Values of the forward pass that the backward pass needs again."""
 
     mixed: Float[Array, "B D X"]  # M_q of all candidates
     inputs: list[Float[Array, "N _"]]  # every layer before its activation,

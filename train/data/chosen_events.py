@@ -1,4 +1,4 @@
-"""Which events of a log are kept, and which of them are targets."""
+"""Selection of a log's events, and which of them are targets."""
 
 import dataclasses
 from typing import Any
@@ -20,7 +20,7 @@ _NAMED = 5  # Users that a message names.
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Labels:
-    """Which events are targets, and how far each went along the tasks.
+    """Targets among the events, and how far each went along the tasks.
 
     `reached` (E,) is the number of the task of an event's behaviour, -1 for none.
     """

@@ -100,7 +100,7 @@ def distinct_of(values: np.ndarray) -> np.ndarray:
 
 
 def codes(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each id stands among all distinct ids, sorted: the order of events does not matter.
+    """Index of each id among all distinct ids, sorted: the order of events does not matter.
 
     Returns:
       (E,) int32 codes, which take the place of `ids` if those are int32, and the (N,) ids.

@@ -1,4 +1,4 @@
-"""What a source gives: a schema, a log, and requests to train, validate and test on."""
+"""Data sets: a schema, a log, and requests to train, validate and test on."""
 
 from collections.abc import Callable, Sequence
 import dataclasses

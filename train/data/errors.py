@@ -1,4 +1,4 @@
-"""What goes wrong with input files."""
+"""Errors of input files."""
 
 
 class DataError(ValueError):

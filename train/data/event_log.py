@@ -41,17 +41,17 @@ class EventLog:
 
     @property
     def num_users(self) -> int:
-        """How many users the log holds."""
+        """Number of users in the log."""
         return len(self.offsets) - 1
 
     @property
     def num_events(self) -> int:
-        """How many events the log holds."""
+        """Number of events in the log."""
         return len(self.item)
 
     @property
     def num_items(self) -> int:
-        """How many items the catalogue holds; 0 where it says nothing of them."""
+        """Number of items in the catalogue; 0 where it says nothing of them."""
         return len(next(iter(self.items.values()), ()))
 
     def lengths(self) -> np.ndarray:

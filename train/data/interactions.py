@@ -82,7 +82,7 @@ def build(
     for_training = part == TRAIN
 
     def seen(values: np.ndarray, size: int) -> np.ndarray:
-        """How often each value stands in the ordered events that training may see."""
+        """Counts of each value in the ordered events that training may see."""
         return columns.count(values, size) - columns.count(values[~for_training], size)
 
     encoder = Encoder(row_maps or {}, transforms or {})
@@ -183,7 +183,7 @@ def build(
 
 
 def _how(protocol: Protocol, log: EventLog, given: np.ndarray | None) -> str:
-    """What decided which events are for training, validation and test, with what would help."""
+    """Description of the split, with a remedy, for messages."""
     if given is not None:
         return (
             "files of one's own are for training, validation and test in this order, later ones "

@@ -1,4 +1,4 @@
-"""How a log of interactions is split, and what counts as an event, a label and a negative."""
+"""The protocol of a log of interactions: its split, and what is an event, a label, a negative."""
 
 import dataclasses
 from typing import Any, Literal, get_args
@@ -18,7 +18,7 @@ _SHARES = (0.8, 0.9)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """What a data set is made of, for logs of interactions.
+    """The protocol of a log of interactions.
 
     Attributes:
       split: "last": per user the last event is for test, the one before it for validation;

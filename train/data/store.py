@@ -24,7 +24,7 @@ BLOCK_BYTES = 2**25
 
 
 class ColumnType(NamedTuple):
-    """What a column holds: `(R, *shape)` of `dtype`."""
+    """Type of a column: `(R, *shape)` of `dtype`."""
 
     dtype: Any
     shape: tuple[int, ...] = ()

@@ -1,4 +1,4 @@
-"""What retrieval was before vectors were learned: rules, judged like the models.
+"""Rules of retrieval from before vectors were learned, judged like the models.
 
 Both offer exactly what `retrieval.evaluate_retrieval` lets a model offer, and say the same metrics.
 """

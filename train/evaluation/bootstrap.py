@@ -1,4 +1,4 @@
-"""How sure a difference of two AUCs is: a paired bootstrap over users."""
+"""Confidence of a difference of two AUCs: a paired bootstrap over users."""
 
 import math
 from typing import NamedTuple
@@ -53,7 +53,7 @@ def paired_bootstrap(
 
 
 class Pairs(NamedTuple):
-    """What AUC needs of scores and labels, whatever the weights."""
+    """Ranks of scores and labels, from which AUC follows for any weights."""
 
     positive: np.ndarray  # indices of the positives, by score
     negative: np.ndarray  # indices of the negatives, by score

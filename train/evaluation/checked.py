@@ -1,4 +1,4 @@
-"""What metrics take: shapes of their arguments, and the checks of labels and weights."""
+"""Arguments of metrics: their shapes, and checks of labels and weights."""
 
 import math
 from typing import Any

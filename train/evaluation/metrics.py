@@ -1,4 +1,4 @@
-r"""How good are the scores? Metrics of ranking and calibration, in NumPy and float64.
+r"""Metrics of ranking and calibration, in NumPy and float64.
 
 Equal scores get no benefit of their order in the input: `auc` and `gauc` count a tied pair as one
 half, the list metrics take the expectation over all orders of the tied candidates. A model that
@@ -227,7 +227,7 @@ def _metrics(
 
 
 def _cross_entropy(yes: np.ndarray, no: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """What a label costs, given the costs of 1 and 0. An infinite cost times 0 is 0."""
+    """Cost of a label, given the costs of 1 and 0. An infinite cost times 0 is 0."""
     with np.errstate(invalid="ignore"):
         cost = np.where(label > 0.0, label * yes, 0.0)
         return cost + np.where(label < 1.0, (1.0 - label) * no, 0.0)

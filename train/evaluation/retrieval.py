@@ -172,7 +172,7 @@ class Judged(NamedTuple):
 
     @staticmethod
     def of(dataset: Dataset, requests: Requests) -> "Judged":
-        """What `requests` of a dataset are judged by; ValueError if nothing is relevant."""
+        """Relevant items of `requests`; ValueError if nothing is relevant."""
         task = dataset.schema.tasks[0]
         relevant = _positives(requests, task)
         some = np.flatnonzero((relevant >= 0).any(axis=1))
@@ -195,7 +195,7 @@ def _positives(requests: Requests, task: str) -> np.ndarray:
 
 
 def measure(top: Top, judged: Judged, category: str = "category") -> dict[str, Any]:
-    """How good what was retrieved is, ready for JSON; what is undefined is None.
+    """Metrics of retrieved items, ready for JSON; undefined ones are None.
 
     Returns:
       "requests", "recall@20", "recall@50", "ndcg@50", "coverage@50" (share of the catalogue that
@@ -223,7 +223,7 @@ def measure(top: Top, judged: Judged, category: str = "category") -> dict[str, A
 
 
 def hits(item: Int[np.ndarray, "R k"], relevant: Int[np.ndarray, "R M"]) -> Bool[np.ndarray, "R k"]:
-    """Which of the retrieved items are relevant."""
+    """True where a retrieved item is relevant."""
     # Sought among the pairs that are real: most requests have fewer than the widest.
     span = 1 + max(int(item.max(initial=0)), int(relevant.max(initial=0)))
     row, _ = np.nonzero(relevant >= 0)

@@ -191,7 +191,7 @@ def exchange_histories(requests: Requests, seed: int = 0) -> Requests:
 
 
 def score(block: dict[str, Any]) -> float:
-    """What selects the best epoch, the larger the better.
+    """Score that selects the best epoch, the larger the better.
 
     Recall@50 of a retrieval model, the AUC of a ranking model (the mean over its tasks), and
     minus the log-loss where no AUC is defined.

@@ -1,1 +1,1 @@
-"""What can be said of data before a model is trained on them."""
+"""Inspection of data before a model is trained on them."""

@@ -1,4 +1,4 @@
-"""How far the values of a field have moved between two sets of requests.
+"""Drift of a field's values between two sets of requests.
 
     PSI = sum_b (q_b - p_b) log(q_b / p_b)        over bins b, p before and q after
     KS  = max_x |F_before(x) - F_after(x)|        numbers only
@@ -28,7 +28,7 @@ _LEAST = 1e-4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Drift:
-    """How far one field has moved.
+    """Drift of one field.
 
     Attributes:
       role, name: of the field.
@@ -46,7 +46,7 @@ class Drift:
 
     @property
     def alarm(self) -> bool:
-        """Whether somebody should look."""
+        """True if the drift deserves a look."""
         return self.psi > ALARM + self.noise
 
 

@@ -1,4 +1,4 @@
-"""Which share of what serving looks up has been trained: hit rates, field by field.
+"""Hit rates, field by field: the share of look-ups in serving whose row was trained.
 
 The finer a discrete feature, the more it can remember and the less often it is met again: an id
 that nobody saw in training says nothing at prediction, however well it fitted. A field that is
@@ -21,7 +21,7 @@ _FEW = 50_000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HitRate:
-    """How well one id field of one role is known.
+    """Hit rates of one id field of one role.
 
     Attributes:
       role, name: of the field.
@@ -40,7 +40,7 @@ class HitRate:
 
     @property
     def identifies_samples(self) -> bool:
-        """Whether it tells training samples apart and is of little use after them."""
+        """True if it tells training samples apart and is of little use after them."""
         return self.only_once > 0.5 and self.hit_rate < 0.5
 
 

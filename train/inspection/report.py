@@ -1,4 +1,4 @@
-"""What there is to know of a source before anything is trained: `recjax inspect`."""
+"""Report on a source before anything is trained: `recjax inspect`."""
 
 from rich.console import Console
 from rich.markup import escape

@@ -1,4 +1,4 @@
-"""What data each kind of model can learn from.
+"""Data that each kind of model can learn from.
 
 | kind | learns from |
 |---|---|

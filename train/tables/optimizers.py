@@ -23,7 +23,7 @@ RowState = dict[str, Array]
 
 
 class RowOptimizer(NamedTuple):
-    """How the rows of a batch change.
+    """An optimiser of the rows of a batch.
 
     Attributes:
       init: (rows, d) table -> its state; every array of it has the shape (rows, ...).

@@ -119,7 +119,7 @@ def _pull(table: Array, rows: Any) -> Array:
 
 
 def _targets(table: Array, rows: Any, touched: Any) -> Int32[Array, " P"]:
-    """Where each position's update goes: its row, or an id that no table has, distinct for each."""
+    """Row that each position updates; a distinct id that no table has where none may change."""
     outside = table.shape[0] + jnp.arange(rows.shape[0], dtype=jnp.int32)
     return jnp.where(touched, rows, outside)
 

@@ -1,4 +1,4 @@
-"""Whether a batch is what a schema says: name, rule, value, before anything is traced."""
+"""Checks of batches against a schema, before anything is traced."""
 
 from collections.abc import Sequence
 from typing import Any, cast

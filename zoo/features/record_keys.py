@@ -87,7 +87,7 @@ def require_known_keys(schema: Schema, found: Keys) -> None:
 
 
 def _raw_names(schema: Schema, role: Any) -> dict[str, str]:
-    """What a field of this role is called in a record, by that name and by the batch's."""
+    """Names of a role's fields in a record, by the record's name and by the batch's."""
     read = [field for field in schema.role(role) if not field.cross]
     raw = {field.raw_name: field.raw_name for field in read}
     return {field.name: field.raw_name for field in read} | raw

@@ -1,4 +1,4 @@
-"""What a batch holds: tables, fields, and the transforms that make rows of raw values.
+"""The schema of batches: tables, fields, and the transforms that make rows of raw values.
 
 A `Schema` names every embedding table, says which field of which role reads which table, and how
 each raw value becomes a row id or a number. It is frozen and hashable, so a model's `Config` can
@@ -129,7 +129,7 @@ class Field:
             _require(self.width >= 1, f"{where}: width must be >= 1, got {self.width}.")
 
     def _check_cross(self, where: str) -> None:
-        """What can be said of a cross without its schema."""
+        """Checks of a cross that need no schema."""
         _require(isinstance(self.cross, tuple), f"{where}: cross must be a tuple (to hash).")
         roles = [role for role, _ in self.parts]
         known = all(role in ROLES and name for role, name in self.parts)
@@ -261,7 +261,7 @@ class Schema:
         raise KeyError(f"No table {name!r}; the schema has {[t.name for t in self.tables]}.")
 
     def width(self, field: Field) -> int:
-        """How many numbers a field gives the model after its lookup."""
+        """Width of a field after its look-up."""
         return (field.width or 1) if field.kind == "dense" else self.table(field.table_name).dim
 
     def with_rows(self, rows: dict[str, int]) -> "Schema":
@@ -293,7 +293,7 @@ class Schema:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def differences(self, other: "Schema") -> list[str]:
-        """What makes the hashes differ, one line each; empty when they are equal."""
+        """Differences that make the hashes differ, one line each; empty when they are equal."""
         mine, theirs = dict(self._facts()), dict(other._facts())
         names = sorted(
             name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)
@@ -330,7 +330,7 @@ class Schema:
 
 
 def _without_rows(content: dict[str, Any]) -> dict[str, Any]:
-    """What the hash is of: tables without their sizes, by name (their order means nothing)."""
+    """Content of the hash: tables without their sizes, by name (their order means nothing)."""
     content["tables"].sort(key=lambda table: table["name"])
     for table in content["tables"]:
         del table["rows"]

@@ -1,4 +1,4 @@
-"""Which values are frequent enough for a row of their own, counted as they stream by."""
+"""Vocabularies of frequent values, counted as they stream by."""
 
 import numpy as np
 

@@ -50,7 +50,7 @@ class ExactSearch(nn.Module):
 
     @nn.compact
     def __call__(self, query: Float[Array, "B C D"], found: Events) -> list[Float[Array, "B C V"]]:
-        """What each head finds; zeros where there is no event."""
+        """Result of each head; zeros where there is no event."""
         width, more = found.vectors.shape[-1], ()
         if self.interval_dim:
             table = self.param(
@@ -95,7 +95,7 @@ def attend(
     intervals: Int[Array, "B C K"] | None = None,
     table: Float[Array, "I T"] | None = None,
 ) -> list[Float[Array, "B C Z"]]:
-    """What each head finds among a candidate's own events: every candidate is a request."""
+    """Result of each head over a candidate's own events: every candidate is a request."""
     merged = lambda x: x.reshape(-1, *x.shape[2:])
     more = () if intervals is None else (merged(intervals), table)
     out = dot_attention(merged(query), merged(found.vectors), merged(found.mask), *more)

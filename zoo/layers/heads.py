@@ -1,4 +1,4 @@
-r"""Where the heads of MIMN's memory look, and where they write.
+r"""Addressing of MIMN's memory: where its heads read and write.
 
 Pi et al., "Practice on Long Sequential User Behavior Modeling for Click-Through Rate Prediction",
 KDD 2019, section 4.2, https://arxiv.org/abs/1905.09248, after Graves et al., "Neural Turing

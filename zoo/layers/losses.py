@@ -58,7 +58,7 @@ def in_training(
     key: PRNGKeyArray,
     method: str | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """What `module` gives in training mode, and its updated running statistics.
+    """Result of `module` in training mode, and its updated running statistics.
 
     `module` has an `axis_name`; dropout differs between the devices of that axis.
     """

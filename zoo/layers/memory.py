@@ -31,7 +31,7 @@ Regularisation = Literal["paper", "release", "none"]
 
 
 class State(NamedTuple):
-    """What is kept of a user, however long the history: about 400 numbers with the defaults.
+    """The state of a user, however long the history: about 400 numbers with the defaults.
 
     Attributes:
       memory: M.

@@ -1,4 +1,4 @@
-r"""What retrieval models share: scoring by the nearest interest, and losses over shared negatives.
+r"""Parts of retrieval models: scoring by the nearest interest, and losses over shared negatives.
 
 A retrieval model turns a user into K vectors and an item into one; the score of a pair is the
 largest inner product. It is trained on positives and on S items drawn for the whole batch.
@@ -59,7 +59,7 @@ def identity_schema(schema: Schema) -> Schema:
 
 
 def left_out_draws(schema: Schema, batch: Batch) -> Bool[Array, "B C S"]:
-    """Which draws do not count: the candidate itself, and items that had not yet appeared."""
+    """Draws that do not count: the candidate itself, and items that had not yet appeared."""
     name = identity_field(schema).name
     hit = batch["candidate"][name][..., None] == batch["sampled"][name][None, None]
     if "sampled_mask" in batch:

@@ -1,4 +1,4 @@
-"""What a shop demands of every slate, however it was chosen: scattering and quotas.
+"""Hard constraints on every slate, however it was chosen: scattering and quotas.
 
     scatter "category:3:1"    among any 3 neighbouring slots at most 1 of the same category
     quota   "live:1:4"        at least 1 and at most 4 items whose dense field `live` is above 0

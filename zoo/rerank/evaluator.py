@@ -110,7 +110,7 @@ def apply(variables: Variables, config: Config, batch: Batch) -> Output:
 
 
 def encode(variables: Variables, config: Config, batch: Batch) -> Encoded:
-    """What is the same for every slate that is made of these candidates. Pure."""
+    """The encoding that all slates of these candidates share. Pure."""
     return cast(Encoded, Evaluator(config).apply(variables, batch, method="encode"))
 
 
@@ -179,7 +179,7 @@ class Evaluator(nn.Module):
         return Output(logits[..., 0], tasks)
 
     def encode(self, batch: Batch, *, train: bool = False) -> Encoded:
-        """What is the same for every slate of these candidates."""
+        """The encoding that all slates of these candidates share."""
         config = self.config
         batch = as_arrays(batch, config.schema, ("user", "context", "candidate"))
         embedded = embed(dict(self.tables), config.schema, batch)

@@ -144,7 +144,7 @@ def apply(variables: Variables, config: Config, batch: Batch) -> Slate:
 
 
 def encode(variables: Variables, config: Config, batch: Batch) -> Encoded:
-    """What is the same for every slate of a request. Pure."""
+    """The encoding that all slates of a request share. Pure."""
     return cast(Encoded, Generator(config).apply(variables, batch, method="encode"))
 
 
@@ -170,7 +170,7 @@ def decode(
 
 
 def parts(variables: Variables, config: Config, encoded: Encoded) -> tuple[Request, Weights]:
-    """What the kernel gets of a request: all linear maps of its candidates, and the decoder."""
+    """Inputs of the kernel: all linear maps of a request's candidates, and the decoder."""
     return cast(Any, Generator(config).apply(variables, encoded, method="parts"))
 
 
@@ -273,7 +273,7 @@ class Generator(nn.Module):
         return Request(encoded.state, heads(self.key), heads(self.context), self.row(encoded.rows))
 
     def parts(self, encoded: Encoded) -> tuple[Request, Weights]:
-        """What the kernel gets of a request."""
+        """Inputs of the kernel for a request."""
         if encoded.query is None:
             return self.request(encoded), self.weights
         size = encoded.mask.shape[0]

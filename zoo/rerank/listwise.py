@@ -1,4 +1,4 @@
-"""What re-rankers have in common: rows of candidates, and the clicks of lists that were shown.
+"""Parts common to re-rankers: rows of candidates, and the clicks of lists that were shown.
 
 Shapes: `B` requests, `N` candidates.
 """
@@ -15,7 +15,7 @@ from ..layers.losses import label_of
 
 
 class Shown(NamedTuple):
-    """What a user saw of a request's candidates; label and weight are 0 for all others."""
+    """The candidates that a user saw; label and weight are 0 for all others."""
 
     mask: Bool[Array, "B N"]
     label: Float[Array, "B N"]

@@ -112,7 +112,7 @@ def apply(variables: Variables, config: Config, batch: Batch) -> Slate:
 
 
 def encode(variables: Variables, config: Config, batch: Batch) -> Encoded:
-    """What is the same for every slate of a request. Pure."""
+    """The encoding that all slates of a request share. Pure."""
     return cast(Encoded, Nar(config).apply(variables, batch))
 
 
@@ -198,7 +198,7 @@ class Block(nn.Module):
     def __call__(
         self, a: Float[Array, "B Q d"], b: Float[Array, "B N d"], mask: Bool[Array, "B N"]
     ) -> Float[Array, "B Q d"]:
-        """What `a` makes of `b`; where all of it is masked, nothing."""
+        """Attention of `a` over `b`; zeros where all of it is masked."""
         config = self.config
         attention = nn.MultiHeadDotProductAttention(config.heads)
         found = attention(a, b, mask=mask[:, None, None])

@@ -1,4 +1,4 @@
-r"""What a slate is worth, slot by slot: what evaluators expect, and what a shop wants besides.
+r"""Worth of a slate, slot by slot: what evaluators expect, and what a shop wants besides.
 
     reward_t = sum_c worth_c component_ct
 
@@ -132,7 +132,7 @@ def diversity(field: str, alpha: float = 0.5) -> Reward:
 
 
 def feature(field: str) -> Reward:
-    """What a dense field of the candidate says: a price, a freshness, a flag."""
+    """Reward from a dense field of the candidate: a price, a freshness, a flag."""
 
     def reward(batch: Batch, order: Int[Array, "B S M"]) -> Float[Array, "B S M"]:
         return at(_field(batch, field), order)

@@ -71,7 +71,7 @@ class Config:
 
 
 class Steps(NamedTuple):
-    """What decoding did: choices, and before each of them what was left and how probable it was."""
+    """Steps of a decoding: choices, and before each the candidates left and log probabilities."""
 
     order: Int[Array, "B M"]
     left: Bool[Array, "B M N"]

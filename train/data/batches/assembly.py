@@ -27,7 +27,7 @@ class Step(NamedTuple):
 
 
 class Hide(NamedTuple):
-    """Which share of a batch's distinct items appears as unknown, drawn at an address."""
+    """Share of a batch's distinct items that is shown as unknown, drawn at an address."""
 
     share: float = 0.0
     address: tuple[int, ...] = ()

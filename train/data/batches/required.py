@@ -1,4 +1,4 @@
-"""What some models require of a batch beyond candidates and history (`zoo.contract.Requirements`).
+"""Parts of a batch beyond candidates and history (`zoo.contract.Requirements`).
 
 Shared negatives, a negative for every event, and what an index finds in a user's whole past. All
 of it is chosen here, before rows are pulled: a model only ever looks up ids that it is given.
@@ -34,7 +34,7 @@ class Groups(NamedTuple):
 
 
 class Extra(NamedTuple):
-    """What a batch holds beyond candidates and history; None where nobody asks for it.
+    """Parts of a batch beyond candidates and history; None where no model asks for them.
 
     Attributes:
       groups: the sub-histories of an index.

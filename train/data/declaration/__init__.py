@@ -1,4 +1,4 @@
-"""What the columns of a log mean: declared, or guessed and said.
+"""Declarations of a log's columns: given, or guessed and said.
 
 `columns` is the declaration, which names every column of a file with its role, kind and unit;
 `guess` makes one of names and values; `values` and `clock` read by it. With a declaration nothing

@@ -92,7 +92,7 @@ def _read(values: pa.Array, unit: str | None) -> Clock:
 
 
 def looks_like_time(values: pa.Array) -> bool:
-    """Whether a column holds dates or times, whatever it is called: by type, or ISO texts."""
+    """True if a column holds dates or times, whatever it is called: by type, or ISO texts."""
     kind = values.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind):
         return True
@@ -103,7 +103,7 @@ def looks_like_time(values: pa.Array) -> bool:
 
 
 def looks_like_epoch(values: pa.Array) -> bool:
-    """Whether all are whole numbers of some unit between 1990 and 2100."""
+    """True if all are whole numbers of some unit between 1990 and 2100."""
     there = values.drop_null()
     fine = pa.types.is_integer(there.type) or pa.types.is_string(there.type)
     fine = fine or pa.types.is_floating(there.type)

@@ -60,7 +60,7 @@ _WIDEST = 8192  # Slots of a bag, numbers of a vector, or columns of a table.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Column:
-    """What one column of a file is.
+    """Declaration of one column of a file.
 
     Attributes:
       name: in the file.

@@ -173,7 +173,7 @@ def _guess_one(
 
 
 class _Evidence(NamedTuple):
-    """How a column relates to its owners.
+    """Relation of a column to its owners.
 
     Attributes:
       constant: every owner has one value.
@@ -186,7 +186,7 @@ class _Evidence(NamedTuple):
     steadiness: float
 
     def is_supported(self, events: int, counts: np.ndarray) -> bool:
-        """Whether so many agreeing pairs are no coincidence."""
+        """True if so many agreeing pairs are no coincidence."""
         if self.pairs < max(_FEWEST, _SUPPORT * events):
             return False
         by_chance = float(np.sum((counts / counts.sum()) ** 2))
@@ -221,7 +221,7 @@ def _evidence(
 
 
 def _is_shared(code: np.ndarray, owner: np.ndarray) -> bool:
-    """Whether most events have a value that more than one owner has."""
+    """True if most events have a value that more than one owner has."""
     there = code >= 0
     key = code[there].astype(np.int64) * (int(owner.max(initial=0)) + 1) + owner[there]
     owners = np.bincount(np.unique(key) // (int(owner.max(initial=0)) + 1))
@@ -229,7 +229,7 @@ def _is_shared(code: np.ndarray, owner: np.ndarray) -> bool:
 
 
 def kind_of(values: pa.Array) -> dict[str, Any] | str:
-    """How the values are to be read, as options of `Column`; or why they cannot be."""
+    """Options of `Column` by which the values are read; or the reason why they cannot be."""
     kind = values.type
     if is_list(kind):
         return _kind_of_lists(values, None)

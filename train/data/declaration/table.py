@@ -62,7 +62,7 @@ class DeclaredTable:
 
     @property
     def has_time(self) -> bool:
-        """Whether there is a time column; else the order of the rows is all that is known."""
+        """True if there is a time column; else the order of the rows is all that is known."""
         return self.columns.one("time") is not None
 
     def values(self, column: Column) -> pa.Array:

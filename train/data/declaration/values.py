@@ -199,19 +199,19 @@ def _numpy_list(text: str) -> list[float]:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether this is a type of lists."""
+    """True if this is a type of lists."""
     return (
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     )
 
 
 def is_whole(values: pa.Array) -> bool:
-    """Whether every value is a whole number within 64 bits, and not a truth value."""
+    """True if every value is a whole number within 64 bits, and not a truth value."""
     return bool((whole_numbers(values)[1] | _flags(values.is_null())).all())
 
 
 def is_boolean(values: pa.Array) -> bool:
-    """Whether every value is true or false, as a type or as text."""
+    """True if every value is true or false, as a type or as text."""
     if pa.types.is_boolean(values.type):
         return True
     if not pa.types.is_string(values.type) or values.null_count == len(values):
@@ -221,7 +221,7 @@ def is_boolean(values: pa.Array) -> bool:
 
 
 def is_fraction(values: pa.Array) -> bool:
-    """Whether all are numbers, and some have a fraction or an exponent: no ids, then."""
+    """True if all are numbers, and some have a fraction or an exponent: no ids, then."""
     kind = values.type
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return not is_whole(values)

@@ -72,7 +72,7 @@ class Encoder:
         return rows
 
     def missing(self, role: str, name: str) -> float:
-        """What a field holds where nothing is known: padding, or its transform of no number."""
+        """Value of a field where nothing is known: padding, or its transform of no number."""
         field = next(f for f in self.fields if (f.role, f.name) == (role, name))
         if field.kind != "dense":
             return 0.0

@@ -71,7 +71,7 @@ def name_of(path: Path) -> str:
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether there is such a file on disk, or such a member of an archive."""
+    """True if there is such a file on disk, or such a member of an archive."""
     place = _place(Path(path))
     if place is None:
         return False
@@ -182,7 +182,7 @@ def open_counted(
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The message of an error, in one line."""
     text = (isinstance(error, OSError) and error.strerror) or str(error)
     return text.splitlines()[0] if text else type(error).__name__
 

@@ -98,7 +98,7 @@ def _check_numbers(path: Path, name: str, column: pa.ChunkedArray) -> None:
 
 
 def _is_plain(column: pa.ChunkedArray) -> bool:
-    """Whether all are numbers as programs write them; that is quick to see."""
+    """True if all are numbers as programs write them; that is quick to see."""
     try:
         column.cast(pa.float64())
     except pa.ArrowInvalid:

@@ -134,7 +134,7 @@ def _header(
 
 
 def _holds_values(fields: list[str], rows: list[list[str]]) -> bool:
-    """Whether the first line does, as what stands below it tells."""
+    """True if the first line does, as what stands below it tells."""
     filled = [at for at, field in enumerate(fields) if field]
     if not filled or _KNOWN & set(fields):
         return False

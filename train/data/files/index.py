@@ -34,7 +34,7 @@ def without_index(table: pa.Table, notes: list[str]) -> pa.Table:
 
 
 def _counts(column: pa.ChunkedArray, *, in_order: bool) -> bool:
-    """Whether these are the numbers of rows."""
+    """True if these are the numbers of rows."""
     if column.null_count or not len(column):
         return False
     if pa.types.is_string(column.type):

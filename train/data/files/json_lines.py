@@ -24,7 +24,7 @@ _REMEDY = "write one object per line (pandas: to_json(FILE, orient='records', li
 
 
 def is_json(head: bytes) -> bool:
-    """Whether a text that begins so is JSON's objects, or an array of them."""
+    """True if a text that begins so is JSON's objects, or an array of them."""
     start = head.lstrip()
     if start[:1] == b"[":
         return start[1:].lstrip()[:1] in (b"{", b"]")

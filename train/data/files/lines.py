@@ -36,7 +36,7 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 class BadRows:
-    """What to do with rows that cannot be used: stop at the first, or skip and count them.
+    """Policy for rows that cannot be used: stop at the first, or skip and count them.
 
     Attributes:
       count: how many rows were skipped.
@@ -164,7 +164,7 @@ def _blocks(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
 
 
 class _Form:
-    """What a file's lines look like, and how to read them."""
+    """Form of a file's lines, and how to read them."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What is known of a file once it has been read as a table."""
+"""A file read as a table."""
 
 from typing import NamedTuple
 

@@ -17,7 +17,7 @@ _WHOLE_FLOAT = 2**53
 
 
 def column_of(values: Sequence[Any]) -> pa.Array:
-    """What JSON holds, as Arrow: null, bool, int64, uint64, float64, text, lists and structs.
+    """Values of JSON as Arrow: null, bool, int64, uint64, float64, text, lists and structs.
 
     Of mixed kinds, or whole numbers beyond 64 bits, it is text; whole numbers stay exact.
     """

@@ -1,4 +1,4 @@
-"""What the columns of a file of impressions mean, and which of its rows can be used."""
+"""Columns of a file of impressions, and its usable rows."""
 
 import dataclasses
 from typing import Any
@@ -298,5 +298,5 @@ def tasks_of(
 
 
 def _step(task: str) -> int:
-    """How far down the funnel a task is."""
+    """Place of a task in the funnel."""
     return next((n for n, names in enumerate(_FUNNEL) if task.lower() in names), 2)

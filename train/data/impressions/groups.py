@@ -1,4 +1,4 @@
-"""Which impressions were shown together, and their places in arrays of requests.
+"""Groups of impressions shown together, and their places in arrays of requests.
 
 Shapes: `n` impressions, `R` requests, `P` pieces of requests, `C` candidates of the longest one.
 """

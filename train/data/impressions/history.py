@@ -127,7 +127,7 @@ class Shared:
         }
 
     def in_both(self, column: Column) -> bool:
-        """Whether past events have a column of the impressions."""
+        """True if past events have a column of the impressions."""
         if self._history is None:
             return True
         other = self._history.columns.get(column.name)

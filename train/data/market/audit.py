@@ -1,4 +1,4 @@
-"""What the constants of a world imply, found without training a network.
+"""Consequences of a world's constants, found without training a network.
 
 Logistic regressions of a few features answer the question that a preset's purpose raises: what
 can be known from a history if it is summed as a whole, if only the events in the candidate's

@@ -1,4 +1,4 @@
-"""Who lives in a market, and what is on sale: everything that is drawn once."""
+"""Users and items of a market: everything that is drawn once."""
 
 import numpy as np
 

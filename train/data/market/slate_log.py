@@ -112,7 +112,7 @@ def to_requests(
     *,
     order: Int[np.ndarray, "R M"] | None = None,
 ) -> Requests:
-    """What models see: all candidates in upstream order, or the slate that `order` names."""
+    """Requests as models see them: all candidates in upstream order, or the slate of `order`."""
     if order is None:
         every = np.arange(asked.candidate.shape[1])
         order = np.broadcast_to(every, asked.candidate.shape)
@@ -147,7 +147,7 @@ def _spread(x: np.ndarray, order: np.ndarray, shape: tuple[int, ...]) -> np.ndar
 
 
 def schema_of(row_maps: dict[str, RowMap]) -> Schema:
-    """What batches of slates hold."""
+    """The schema of slates."""
     return Schema(
         tables=tuple(
             Table(name=table, rows=row_maps[table].rows, dim=dim) for table, dim in _DIMS.items()

@@ -142,7 +142,7 @@ class SlateRequests:
 
 
 class Feedback(NamedTuple):
-    """What came of exposed slates; a delay (hours after the click) counts where bought is set."""
+    """Responses to exposed slates; a delay (hours after the click) counts where bought is set."""
 
     clicked: Bool[np.ndarray, "R M"]
     bought: Bool[np.ndarray, "R M"]
@@ -150,7 +150,7 @@ class Feedback(NamedTuple):
 
 
 class Worth(NamedTuple):
-    """What slates earn in expectation."""
+    """Expected value of slates."""
 
     clicks: Float[np.ndarray, "*lead"]
     purchases: Float[np.ndarray, "*lead"]
@@ -261,7 +261,7 @@ class SlateWorld:
         return np.argsort(-requests.base, axis=1, kind="stable")[:, : self.preset.slots]
 
     def upstream(self, requests: SlateRequests) -> Int[np.ndarray, "R M"]:
-        """What the upstream ranker would show."""
+        """The order of the upstream ranker."""
         first = np.arange(self.preset.slots)
         return np.broadcast_to(first, (len(requests), self.preset.slots)).copy()
 

@@ -31,7 +31,7 @@ _SECONDS_PER_SLOT = 5
 
 
 class PageValue(NamedTuple):
-    """What pages earn in expectation: clicks, purchases, and revenue in units of money."""
+    """Expected value of pages: clicks, purchases, and revenue in units of money."""
 
     clicks: Float[np.ndarray, " R"]
     purchases: Float[np.ndarray, " R"]
@@ -39,7 +39,7 @@ class PageValue(NamedTuple):
 
 
 class Response(NamedTuple):
-    """What users did with pages; a time (seconds) means something only where its flag is set."""
+    """Responses of users to pages; a time (seconds) means something only where its flag is set."""
 
     clicked: Bool[np.ndarray, "R C"]
     carted: Bool[np.ndarray, "R C"]
@@ -156,7 +156,7 @@ class World(Population):
         round: Int[np.ndarray, " R"],
         candidates: Int[np.ndarray, "R C"],
     ) -> tuple[Float[np.ndarray, "R C"], ...]:
-        """What users and items have in common: match, distance of prices, affinity, hot or not."""
+        """Signals of users and items: match, distance of prices, affinity, hot or not."""
         category = self.category[candidates]
         taste = self.taste[user[:, None], category]
         style = self.style[candidates]
@@ -178,7 +178,7 @@ class World(Population):
     ) -> tuple[
         Int[np.ndarray, " R"], Int[np.ndarray, " R"], Int[np.ndarray, " R"], Int[np.ndarray, " R"]
     ]:
-        """Who opens a page in a round: user, scene, hour, and time in seconds, by time."""
+        """Visits of a round: user, scene, hour, and time in seconds, by time."""
         p = self.preset
         chance = np.asarray(p.visit_probability)[self.segment]
         user = np.flatnonzero((rng.random(p.users) < chance) & (self.join <= round))

@@ -88,7 +88,7 @@ def gone(source: str) -> Path | None:
 
 
 def kind_of(source: str) -> str:
-    """What stands before the colon: how the source is read."""
+    """The kind of a source: the part before the colon."""
     return source.partition(":")[0]
 
 

@@ -141,7 +141,7 @@ class Reader:
             }
 
     def facts(self) -> dict[str, Any]:
-        """What was left out."""
+        """Counts of rows left out."""
         facts: dict[str, Any] = {}
         if self._without_click:
             facts["conversions without a click, not counted"] = self._without_click

@@ -201,7 +201,7 @@ def _given(table: DeclaredTable, path: str) -> tuple[pa.Array, tuple[np.ndarray,
 
 
 def _advice(table: DeclaredTable) -> list[str]:
-    """What people should know of the times of a file."""
+    """Notes on the times of a file."""
     if table.has_time:
         if len(np.unique(table.clock.seconds)) == 1 and len(table.user) > 1:
             return ["all events have one time: the order of the rows is each user's order"]

@@ -1,4 +1,4 @@
-"""Whether a value is missing: as a second field of the same raw value, it tells none from 0."""
+"""1 where a value is missing: as a second field of the same raw value, it tells none from 0."""
 
 import numpy as np
 

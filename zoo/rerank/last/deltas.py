@@ -1,4 +1,4 @@
-r"""Where LAST may go: the gradient of a slate's loss by what it moves, in steps of one percent.
+r"""Directions of LAST: the gradient of a slate's loss by what moves, in steps of one percent.
 
     loss = -sum_t A_t log pi(l_t)
 
@@ -36,7 +36,7 @@ def activations(
     credit: Float[Array, "B M"],
     normalize: Normalize,
 ) -> Any:
-    """What a step of 1 adds to `encoded`: zero but for the fields that move.
+    """The change of `encoded` per step of 1: zero but for the fields that move.
 
     Masked candidates neither count nor move.
     """
@@ -64,7 +64,7 @@ def parameters(
     normalize: Normalize,
     names: tuple[str, ...] = PARAMETERS,
 ) -> Direction:
-    """What a step of 1 adds to the parameters of these names, as the kernel takes it.
+    """The change of the parameters of these names per step of 1, as the kernel takes it.
 
     For the pointer generator. The maps that only candidates pass through ("key", "context",
     "row") come multiplied by them.

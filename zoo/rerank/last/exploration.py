@@ -57,7 +57,7 @@ def both_signs(count: int, smallest: float = 1.0, largest: float = 20.0) -> tupl
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """How to explore at serving time.
+    """Options of exploration at serving time.
 
     Attributes:
       steps: of `last_parallel`, in percent; step 0 is always tried besides.
@@ -112,7 +112,7 @@ class TrainedGenerator(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """What is shown, and what was tried.
+    """The slate that is shown, and those that were tried.
 
     Attributes:
       order: the slate, indices of candidates.
@@ -258,7 +258,7 @@ def choose(tried: Int[Array, "B S M"], judge: Judge, pessimism: float = 0.0) -> 
 
 
 def most_gained(score: Float[Array, "B S E"], pessimism: float) -> Int[Array, " B"]:
-    """Which of the slates `choose` shows."""
+    """Index of the slate that `choose` shows."""
     gain = score - score[:, :1]
     surely = gain.mean(axis=-1) - pessimism * gain.std(axis=-1)
     # A score that is no number wins nothing, and the first slate is what there is without any.
@@ -280,7 +280,7 @@ def direction(
     batch: Batch,
     config: Config,
 ) -> Any:
-    """What a step of 1 adds, for `generator.module.decode`: up the loss of `order`."""
+    """The direction up the loss of `order`, for `generator.module.decode`."""
     both = jnp.concatenate([order, upstream(batch, order.shape[2])[:, None]], axis=1)
     reward = judge(both).mean(axis=-1)
     credit = reward_to_go(reward[:, 0] - reward[:, 1], generator.config.discount)

@@ -1,4 +1,4 @@
-"""How many events; the pattern of every operation here.
+"""Number of events; the pattern of every operation here.
 
 `TAKES` says how many behaviours and durations its text may name, `IN_TIME` whether its number means
 a time, so that the log must have a clock, `TRANSFORM` what happens to the number before a model

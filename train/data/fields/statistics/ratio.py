@@ -1,4 +1,4 @@
-"""How often one behaviour follows another, smoothed."""
+"""Rate at which one behaviour follows another, smoothed."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""How long ago."""
+"""Time since the last event."""
 
 from collections.abc import Sequence
 
