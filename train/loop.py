@@ -237,7 +237,7 @@ class _Trainer:
         return jax.tree.map(lambda x: x[0], self._state)
 
     def served(self) -> Variables:
-        """Variables that are evaluated and kept: the row of unknown items is a mean of known ones."""
+        """Variables to evaluate and to keep: the row of unknown items is a mean of known ones."""
         return with_average_unseen(self.held().variables, self._averaged)
 
     def save(self, out: Path, position: _Position) -> None:
