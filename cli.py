@@ -15,8 +15,31 @@ from typing import Any, NoReturn
 from . import __version__
 
 
+class _Names(dict[str, str]):
+    """Lists of names for help texts, read only when a help text is shown: imports take seconds."""
+
+    def __missing__(self, key: str) -> str:
+        from .bench.suites import SUITES
+        from .train.data.sources import SOURCES
+        from .train.defaults import ALL
+        from .zoo.rerank.last import PRESETS
+
+        lists = {"models": ALL, "sources": SOURCES, "suites": SUITES, "presets": PRESETS}
+        return ", ".join(lists[key])
+
+
+class _Help(argparse.HelpFormatter):
+    """Help texts in which {models}, {sources}, {suites} and {presets} stand for all of them."""
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        return super()._expand_help(action).format_map(_Names())
+
+
 class _Parser(argparse.ArgumentParser):
     """Errors in one line; the usage is a `--help` away."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**{"formatter_class": _Help, **options})
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: error: {message} (see {self.prog} --help)", file=sys.stderr)
@@ -56,14 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     train = commands.add_parser("train", help="train a model on a source of data")
-    train.add_argument("model", metavar="MODEL", help="mlp, din, ... (see the model table)")
+    train.add_argument("model", metavar="MODEL", help="{models}")
     train.add_argument(
         "--data",
         metavar="SOURCE",
-        help="market[:PRESET], slates[:PRESET], candidates[:PRESET], planted[:PRESET], "
-        "events:FILE, impressions:FILE, movielens:DIR, taobao:FILE, amazon:DIR, alibaba:DIR, "
-        "criteo:FILE, aliccp:DIR, libffm:FILE, libsvm:FILE; compressed or not "
-        "(default: the built-in world that the model is for)",
+        help="{sources}; files may be compressed (default: the world that the model is for)",
     )
     train.add_argument(
         "--evaluator",
@@ -142,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "suite",
         metavar="SUITE",
-        help="accuracy, worlds, pipeline, training, kernels, last, fields, search, gpu",
+        help="{suites}",
     )
     bench.add_argument("--out", default="runs/bench", metavar="DIR")
     bench.add_argument("--only", action="append", metavar="CASE", help="may be repeated")
@@ -161,9 +181,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="for generators: a run that judges its slates; the artifact is LAST; may be repeated",
     )
-    export.add_argument(
-        "--last", default="default", metavar="PRESET", help="of LAST: default, official, cautious"
-    )
+    export.add_argument("--last", default="default", metavar="PRESET", help="of LAST: {presets}")
     for name in ("requests", "candidates"):
         export.add_argument(
             f"--{name}",

@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 
 from recjax import cli
+from recjax.bench.suites import SUITES
+from recjax.train.data.sources import SOURCES
+from recjax.train.defaults import ALL
+from recjax.zoo.rerank import last
 
 LOG = "user_id,item_id,category_id,timestamp\n" + "".join(
     f"{user},{(user * 7 + step) % 23},{(user * 7 + step) % 23 % 3},{1000 * step}\n"
@@ -237,3 +241,16 @@ def test_help_and_version(capsys):
         with pytest.raises(SystemExit) as stop:
             cli.main(arguments)
         assert stop.value.code == 0 and capsys.readouterr().out
+
+
+def test_help_names_all_that_there_is(capsys):
+    def shown(command):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        return "".join(capsys.readouterr().out.split())
+
+    names = {"train": (ALL, SOURCES), "bench": (SUITES,), "export": (last.PRESETS,)}
+    for command, lists in names.items():
+        text = shown(command)
+        for wanted in lists:
+            assert ",".join(wanted) in text

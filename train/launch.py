@@ -99,8 +99,8 @@ def train(
     if (model in GENERATORS) != bool(evaluators):
         need = "needs" if model in GENERATORS else "takes no"
         raise ValueError(f"Model {model!r} {need} --evaluator, the folder of an evaluator's run.")
-    if model in GENERATORS and (resume or devices != 1):
-        raise ValueError(f"Model {model!r} is trained in one go, on one device.")
+    if model in GENERATORS and devices != 1:
+        raise ValueError(f"Model {model!r} is trained on one device, got --devices {devices}.")
     offer_devices(devices)
     if resume and out is None:
         raise ValueError("--resume needs --out, the folder of the run to go on with.")
@@ -135,7 +135,16 @@ def train(
         if known != run.outline(dataset.row_maps):
             raise run.RunError(f"{evaluators[0]} knows other ids than {source} has.")
         return folder, fit_generator(
-            module, config, dataset, by, chosen, folder, name=model, source=source, quiet=quiet
+            module,
+            config,
+            dataset,
+            by,
+            chosen,
+            folder,
+            name=model,
+            source=source,
+            resume=resume,
+            quiet=quiet,
         )
     results = fit(
         module,

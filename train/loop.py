@@ -21,8 +21,8 @@ from . import checkpoints, run
 from .data.batches.deduplicate import Pulled
 from .data.batches.pipeline import TrainingBatches
 from .data.dataset import Dataset
-from .data.sources import absolute, gone, kind_of
 from .evaluation.scoring import evaluate, fit_calibrations, score, summary
+from .folder import open_folder
 from .inspection import report
 from .memory import keep_freed_memory
 from .plots import learning_curve
@@ -105,7 +105,7 @@ def fit(
     # Resumed on other devices, a run keeps its batches: those of the devices that it began on.
     begun = checkpoints.newest_note(last).get("devices") or 1 if resume else 1
     trainer = _Trainer(model, config, dataset, settings, devices, math.lcm(devices, begun))
-    _open(out, resume, name, config, settings, source, dataset)
+    open_folder(out, resume, name, config, settings, source, dataset)
     with run.forgotten_on_failure(out):
         if not quiet:  # What is refused is refused before, in one line.
             report.say(dataset)
@@ -324,55 +324,3 @@ def _check(config: Any, dataset: Dataset, devices: int) -> None:
         raise run.RunError(f"The config's schema is not the data's: {lines}.")
     if not 1 <= devices <= jax.local_device_count():
         raise run.RunError(f"devices must be in 1..{jax.local_device_count()}, got {devices}.")
-
-
-def _changed(was: Any, now: Any) -> str:
-    """Differences, key by key where there are keys."""
-    if not isinstance(was, dict):
-        return f" was {was}, is now {now}"
-    keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
-    return ", ".join(f" {key} was {was.get(key)}, is now {now.get(key)}" for key in keys)
-
-
-def _open(
-    out: Path,
-    resume: bool,
-    name: str,
-    config: Any,
-    settings: Settings,
-    source: str,
-    dataset: Dataset,
-) -> None:
-    """Makes the folder of a new run, or checks that an old one asked for the same."""
-    if resume and (out / "config.json").is_file():
-        saved = run.load_config(out)
-        saved.require_schema(config.schema)
-        # Data may have moved: below, their events tell whether they are the same.
-        moved = gone(saved.source) is not None and kind_of(saved.source) == kind_of(source)
-        for what, was, now in (
-            ("model", saved.model, name),
-            ("data", source if moved else absolute(saved.source), absolute(source)),
-            ("settings", dataclasses.asdict(saved.settings), dataclasses.asdict(settings)),
-            ("options", saved.options, run.options_of(config)),
-        ):
-            if was != now:
-                raise run.RunError(f"{out} cannot be resumed: {what}{_changed(was, now)}.")
-        same = run.outline(saved.row_maps) == run.outline(dataset.row_maps)
-        if not same or saved.events != dataset.log.checksum():
-            raise run.RunError(
-                f"{out} cannot be resumed: {source} no longer holds the events that it was "
-                "trained on."
-            )
-        if moved:
-            run.point_at(out, absolute(source))
-        return
-    run.require_free(out)
-    out.mkdir(parents=True, exist_ok=True)
-    run.save_config(
-        out,
-        model=name,
-        config=config,
-        settings=settings,
-        source=source,
-        dataset=dataset,
-    )

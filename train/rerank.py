@@ -11,6 +11,7 @@ import dataclasses
 from pathlib import Path
 import time
 from typing import Any, Literal, get_args
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ from .data.batches.requests import fill_up
 from .data.dataset import Dataset
 from .data.event_log import EventLog, Requests
 from .evaluation.scoring import evaluate, even_preferences
+from .folder import open_folder
 from .inspection import report
 from .progress import Progress
 from .settings import Settings
@@ -71,6 +73,7 @@ def train_generator(
     module: Generator = generators,
     objective: Objective | None = None,
     start: Variables | None = None,
+    folder: Path | None = None,
     quiet: bool = False,
 ) -> Variables:
     """Trains a generator against evaluators for `settings.steps` steps; its variables.
@@ -84,18 +87,26 @@ def train_generator(
       module: with the names of `zoo.rerank.generator`.
       objective: what a slate is compared with.
       start: variables to go on from; fresh ones by default.
+      folder: of checkpoints, one every `settings.checkpoint_every` steps; the newest that is there
+        is gone on from, with the same bits as without the interruption. None by default.
       quiet: print nothing.
 
     Raises:
       ValueError: `settings.steps` is 0 (there is no end of requests), or the schemas differ.
+      RunError: the checkpoint is of a training with other evaluators.
     """
     if settings.steps < 1:
         raise ValueError(f"steps must be >= 1 for a generator, got {settings.steps}.")
     actor = Actor(config, log, by, settings, module=module, objective=objective, start=start)
+    if folder is not None and checkpoints.steps(folder):
+        actor.restore(folder)
     with Progress("generator", settings.steps, quiet=quiet) as progress:
-        for number in range(settings.steps):
+        progress.advance(actor.number)
+        for number in range(actor.number, settings.steps):
             gain = actor.learn(requests(number))
             progress.advance(1)
+            if folder is not None and actor.number % settings.checkpoint_every == 0:
+                actor.save(folder)
             if number % 100 == 99:
                 progress.print(f"step {number + 1}: drawn slates gain {float(gain):+.4f}")
     return actor.variables
@@ -105,6 +116,7 @@ class Actor:
     """A generator that goes on learning, request by request, without feedback.
 
     `variables` are the newest ones; evaluators may be replaced by newer ones of their kind.
+    `number` counts the steps: what a step draws depends on it and on the seed alone.
     """
 
     def __init__(
@@ -124,7 +136,7 @@ class Actor:
         self._config, self._log, self._seed = config, log, settings.seed
         self._judges = list(by.variables)
         self._state = initial_state(module, config, settings, {}, start)
-        self._number = 0
+        self.number = 0
         step = make_step(module, config, settings, total_steps=settings.steps)
         self._step = jax.jit(step, donate_argnums=0)
         self._draw = jax.jit(
@@ -143,15 +155,26 @@ class Actor:
     ) -> Float[Array, ""]:
         """One step on these requests, by newer judges if given; what drawn slates gained."""
         self._judges = self._judges if judges is None else list(judges)
-        schema, number = self._config.schema, self._number
+        schema, number = self._config.schema, self.number
         more = _preferences(self._config, len(requests), self._seed, number)
         batch = {**whole_batch(schema, self._log, requests, history=1), **more}
         key = jax.random.fold_in(jax.random.key(self._seed), number)
         slate, gain = self._draw(self.variables, batch, key, self._judges)
         renamed, pulled = pulled_batch(schema, self._log, requests, history=1)
         self._state, _ = self._step(self._state, {**renamed, **more, "slate": slate}, pulled)
-        self._number += 1
+        self.number += 1
         return gain
+
+    def save(self, folder: Path) -> None:
+        """Writes a checkpoint of the state and of the number of steps."""
+        note = {"judges": checksum(self._judges)}
+        checkpoints.save(folder, self.number, self._state, note)
+
+    def restore(self, folder: Path) -> None:
+        """Goes on from the newest checkpoint. Raises RunError if the evaluators were others."""
+        self.number, self._state, note = checkpoints.restore(folder, self._state)
+        if note["judges"] != checksum(self._judges):
+            raise run.RunError(f"{folder.parent.parent} was trained with other evaluators.")
 
 
 def fit_generator(
@@ -165,22 +188,27 @@ def fit_generator(
     name: str,
     source: str,
     objective: Objective | None = None,
+    resume: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Trains a generator on the requests of a dataset and writes the folder of the run (see `run`).
 
     Without `settings.steps` it sees every training request `settings.epochs` times. Labels are
-    read in validation and test only.
+    read in validation and test only. `resume` goes on from the newest checkpoint, with the same
+    model, data, settings and evaluators.
+
+    Generators do not share the loop of `loop.fit`: there are no labels, so no epoch is validated
+    and none is the best, and every step first draws the slates that it learns from. They train on
+    one device: the evaluators judge the drawn slates in the same program, on whole batches.
 
     Returns:
       The content of `metrics.json`; beside the metrics of an order, what the evaluators say of
       the generator's slates and of the upstream order.
 
     Raises:
-      RunError: `out` holds something else.
+      RunError: `out` holds something else, or a run of another model, data or settings.
     """
     out = Path(out)
-    run.require_free(out)
     dataset.check()
     size = settings.batch_size or fitting_batch(dataset.train.candidate.size)
     size = max(1, size // dataset.train.candidate.shape[1])
@@ -192,10 +220,7 @@ def fit_generator(
         start = step % each * size
         return fill_up(dataset.train.take(order[start : start + size]), size)
 
-    out.mkdir(parents=True, exist_ok=True)
-    run.save_config(
-        out, model=name, config=config, settings=settings, source=source, dataset=dataset
-    )
+    open_folder(out, resume, name, config, settings, source, dataset)
     with run.forgotten_on_failure(out):
         if not quiet:
             report.say(dataset)
@@ -208,6 +233,7 @@ def fit_generator(
             settings,
             module=module,
             objective=objective,
+            folder=out / "checkpoints" / "last",
             quiet=quiet,
         )
         jax.block_until_ready(variables)
@@ -299,3 +325,11 @@ def _preferences(config: Any, count: int, seed: int, step: int) -> dict[str, np.
         return {}
     rng = np.random.default_rng([seed, step])
     return {"preference": rng.dirichlet(np.ones(len(names)), count).astype(np.float32)}
+
+
+def checksum(tree: Any) -> int:
+    """CRC-32 of the arrays of a tree."""
+    found = 0
+    for leaf in jax.tree.leaves(tree):
+        found = zlib.crc32(np.asarray(leaf).tobytes(), found)
+    return found

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from recjax.cli import main
-from recjax.train import launch
+from recjax.train import checkpoints, launch
 from recjax.train.data.batches.assembly import whole_batch
 from recjax.train.data.market import PRESETS, slate_log
 from recjax.train.data.market.slates import SLATES, SlateWorld
 from recjax.train.rerank import Actor, fit_generator, train_generator
+from recjax.train.run import RunError
 from recjax.train.settings import Settings
 from recjax.zoo.rerank import evaluator, generator, nar, rewards
 
@@ -175,7 +176,10 @@ def test_wrong_arguments_are_named(data, tmp_path):
     for arguments, said in (
         (["generator"], "'generator' needs --evaluator"),
         (["din", "--evaluator", "x"], "'din' takes no --evaluator"),
-        (["generator", "--evaluator", "x", "--devices", "2"], "in one go, on one device"),
+        (
+            ["generator", "--evaluator", "x", "--devices", "2"],
+            "is trained on one device, got --devices 2",
+        ),
     ):
         with pytest.raises(ValueError, match=said):
             launch.train(
@@ -216,6 +220,41 @@ def test_evaluators_must_be_evaluators_of_one_kind(data, tmp_path):
     assert results["test"]["evaluator_score"] > 0
     with pytest.raises(ValueError, match="is a run of 'nar', not of an evaluator"):
         launch.load_evaluators([folder])
+
+
+def test_interrupted_and_resumed_ends_with_the_same_bits(data, tmp_path, monkeypatch):
+    by = cheap(data)
+    other = by._replace(variables=[{"other": jnp.ones(2)}])
+    config = made(data)
+    settings = Settings(steps=6, batch_size=256, checkpoint_every=2, history=1)
+    fit = functools.partial(
+        fit_generator, generator, config, data, settings=settings, name="generator",
+        source="candidates:small", quiet=True,
+    )  # fmt: skip
+    whole = fit(by, out=tmp_path / "whole")
+    learn = Actor.learn
+
+    def until_the_fifth(actor, requests, judges=None):
+        if actor.number == 4:
+            raise KeyboardInterrupt
+        return learn(actor, requests, judges)
+
+    monkeypatch.setattr(Actor, "learn", until_the_fifth)
+    with pytest.raises(KeyboardInterrupt):
+        fit(by, out=tmp_path / "run")
+    monkeypatch.setattr(Actor, "learn", learn)
+    with pytest.raises(RunError, match="was trained with other evaluators"):
+        fit(other, out=tmp_path / "run", resume=True)
+    resumed = fit(by, out=tmp_path / "run", resume=True)
+    assert resumed["test"] == whole["test"]
+    like = jax.eval_shape(lambda: generator.init(jax.random.key(0), config))
+    variables = [
+        checkpoints.restore(tmp_path / name / "checkpoints" / "best", like)[1]
+        for name in ("whole", "run")
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *variables)
+    with pytest.raises(RunError, match="is not empty"):
+        fit(by, out=tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["prm", "dlcm", "seq2slate"])
