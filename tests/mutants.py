@@ -278,9 +278,11 @@ def main(names: list[str]) -> int:
                 f"{found[mutant.name]}: {mutant.name} ({time.monotonic() - started:.0f} s)",
                 flush=True,
             )
-    if not names:
-        content = {"date": datetime.date.today().isoformat(), "mutants": found}
-        RESULT.write_text(json.dumps(content, indent=2) + "\n")
+    known = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+    today = datetime.date.today().isoformat()
+    known |= {name: {"result": result, "date": today} for name, result in found.items()}
+    known = {mutant.name: known[mutant.name] for mutant in MUTANTS if mutant.name in known}
+    RESULT.write_text(json.dumps(known, indent=2) + "\n")
     return int("survived" in found.values())
 
 
