@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="run of an evaluator that judges a generator; several make an ensemble",
     )
+    _add_worth(train)
     train.add_argument("--out", metavar="DIR", help="folder of the run (default: new, in runs/)")
     for name, what in (
         ("epochs", "passes over the training data"),
@@ -181,7 +182,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="for generators: a run that judges its slates; the artifact is LAST; may be repeated",
     )
-    export.add_argument("--last", default="default", metavar="PRESET", help="of LAST: {presets}")
+    export.add_argument("--last", metavar="PRESET", help="of LAST: {presets}")
+    _add_worth(export)
     for name in ("requests", "candidates"):
         export.add_argument(
             f"--{name}",
@@ -204,6 +206,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_worth(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--worth",
+        type=_worth,
+        metavar="N,N",
+        help="how much each task of the evaluators counts, in the schema's order; with preferences "
+        "one such row for each, split by ; (default: 1,0,..., a click)",
+    )
+
+
+def _worth(text: str) -> tuple[Any, ...]:
+    rows = tuple(tuple(float(part) for part in row.split(",")) for row in text.split(";"))
+    return rows[0] if len(rows) == 1 else rows
+
+
 def _add_columns(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--columns",
@@ -221,6 +238,7 @@ def _train(options: argparse.Namespace) -> None:
         options.model,
         source=options.data,
         evaluators=options.evaluators,
+        worth=options.worth,
         out=options.out,
         settings={n: getattr(options, n) for n in names if getattr(options, n) is not None},
         overrides=options.overrides,
@@ -271,6 +289,7 @@ def _export(options: argparse.Namespace) -> None:
         options.folder,
         options.out,
         evaluators=options.evaluators,
+        worth=options.worth,
         preset=options.last,
         requests=options.requests,
         candidates=options.candidates,

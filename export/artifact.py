@@ -20,14 +20,14 @@ import hashlib
 import importlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from ..zoo.batch import EVENT_PARTS, PARTS
+from ..zoo.batch import PARTS, part_of
 from ..zoo.features import (
     ROLES,
     HashedRows,
@@ -73,11 +73,9 @@ class Artifact:
     manifest: dict[str, Any]
     schema: Schema
     row_maps: dict[str, RowMap]
-    _inputs: dict[str, list[str]]
     _outputs: list[str]
-    _sizes: dict[str, int | None]
     _variables: dict[str, Any]
-    _programs: dict[str, Callable[..., Any]]
+    _programs: dict[str, "_Program"]
 
     def encode(self, records: Any, *, unknown: str = "error") -> dict[str, Any]:
         """The batch of raw request records; see `zoo.features.encode`."""
@@ -109,11 +107,14 @@ class Artifact:
         """Of a generator, and of LAST: (B, M) int32 candidates, the best slot's first.
 
         -1 where a request has fewer candidates than there are slots. `seeds`, uint32 (B,), are for
-        LAST that draws; 0, 1, ... by default, so that the same request gets the same slate.
+        LAST that draws; 0 for all by default, so that the same request gets the same slate.
         """
-        if "seeds" in self._inputs["apply"]:
-            count = len(np.asarray(batch["candidate_mask"]))
-            seeds = np.arange(count, dtype=np.uint32) if seeds is None else np.asarray(seeds)
+        draws = "apply" in self._programs and "seeds" in self._programs["apply"].inputs
+        if not draws and seeds is not None:
+            raise ArtifactError("This artifact draws nothing: it takes no seeds.")
+        if draws and "seeds" not in batch:
+            count = len(_array("batch['candidate_mask']", batch.get("candidate_mask", [])))
+            seeds = np.zeros(count, np.uint32) if seeds is None else _array("seeds", seeds)
             if seeds.shape != (count,) or seeds.dtype != np.uint32:
                 raise ArtifactError(
                     f"seeds must be uint32 of shape ({count},), got {seeds.dtype} {seeds.shape}."
@@ -126,24 +127,30 @@ class Artifact:
     ) -> tuple[jax.Array, jax.Array]:
         """Of a retrieval model: (B, K, d), mask (B, K). Needs no candidates."""
         program = self._retrieval("user_vectors")
-        found = program(self._variables, self._fit("user_vectors", batch, schema_hash))
+        fitted = self._fit(program, batch, schema_hash)
+        found = program.call(self._variables, fitted)
         return jax.tree.map(lambda x: x[: len(batch["history_mask"])], found)
 
     def item_vectors(self, items: dict[str, Any]) -> jax.Array:
         """Of a retrieval model: (N, d) for items {field: (N,)}."""
-        program, wanted = self._retrieval("item_vectors"), self.schema.item_fields
-        for field in wanted:
-            if field.name not in items:
+        program = self._retrieval("item_vectors")
+        for name in program.inputs:
+            if name not in items:
                 raise ArtifactError(
-                    f"items must hold {field.name!r}, got {', '.join(items) or 'nothing'}."
+                    f"items must hold {name!r}, got {', '.join(items) or 'nothing'}."
                 )
-        items = {field.name: items[field.name] for field in wanted}
+        found = {name: _array(f"items[{name!r}]", items[name]) for name in program.inputs}
+        count = {x.shape[:1] for x in found.values()}
+        if len(count) != 1 or () in count:
+            raise ArtifactError("items must hold columns of one length.")
+        (size,) = next(iter(count))
+        for name, value in found.items():
+            found[name] = _checked(f"items[{name!r}]", value, program.inputs[name], (size,))
         try:
-            require_rows(self.schema, {"candidate": items}, ["candidate"])
+            require_rows(self.schema, {"candidate": found}, ["candidate"])
         except ValueError as error:
-            raise ArtifactError(str(error)) from error
-        count = len(items[wanted[0].name])
-        return program(self._variables, _grown(items, (max(1, count),)))[:count]
+            raise ArtifactError(str(error).replace("batch['candidate']", "items")) from error
+        return program.call(self._variables, _grown(found, (max(1, size),)))[:size]
 
     def _apply(self, output: str, batch: dict[str, Any], schema_hash: str | None) -> dict[str, Any]:
         """Output of the program, for the batch's own requests and candidates."""
@@ -151,62 +158,126 @@ class Artifact:
             method = "slate" if "order" in self._outputs else "score"
             gives = ", ".join(self._outputs)
             raise ArtifactError(f"{self.manifest['model']} gives {gives}: use {method}().")
-        found = self._programs["apply"](self._variables, self._fit("apply", batch, schema_hash))
+        program = self._programs["apply"]
+        found = program.call(self._variables, self._fit(program, batch, schema_hash))
         requests, candidates = np.shape(batch["candidate_mask"])
         if output == "order":
             return {"order": found["order"][:requests]}
         return jax.tree.map(lambda x: x[:requests, :candidates], {output: found[output]})
 
-    def _retrieval(self, name: str) -> Callable[..., Any]:
+    def _retrieval(self, name: str) -> "_Program":
         if name not in self._programs:
             raise ArtifactError(f"{self.manifest['model']} is no retrieval model: no {name}.")
         return self._programs[name]
 
-    def _fit(self, program: str, batch: dict[str, Any], schema_hash: str | None) -> dict[str, Any]:
-        """The roles and fields that a program takes, in the sizes that it takes."""
+    def _fit(
+        self, program: "_Program", batch: dict[str, Any], schema_hash: str | None
+    ) -> dict[str, Any]:
+        """The parts and fields that a program takes, checked, in the sizes that it takes."""
         if schema_hash is not None and schema_hash != self.manifest["schema_hash"]:
             raise ArtifactError(
                 f"The batch was made under schema {schema_hash}, the artifact serves "
                 f"{self.manifest['schema_hash']}."
             )
-        wanted = self._inputs[program]
-        roles: list[Role] = [role for role in ROLES if role in wanted]
+        taken = _taken(batch, program.inputs)
+        roles: list[Role] = [role for role in ROLES if role in program.inputs]
         try:
-            require_batch(self.schema, batch, roles)
-            require_rows(self.schema, batch, roles)
+            require_batch(self.schema, taken, roles)
+            require_rows(self.schema, taken, roles)
         except ValueError as error:
             raise ArtifactError(str(error)) from error
-        for role in wanted:
-            if role not in batch and role not in ROLES:  # A role without fields may be left out.
-                raise ArtifactError(f"batch must hold {role!r}, got {', '.join(batch)}.")
-        taken = {role: batch[role] for role in wanted if role not in roles}
-        for role in roles:
-            taken[role] = {f.name: batch[role][f.name] for f in self.schema.role(role)}
-        sizes = {"requests": len(next(iter(_leaves(taken))))}
-        for role, name in SECOND_AXIS.items():
-            for leaf in _leaves(taken.get(role, {})):
-                sizes[name] = np.shape(leaf)[1]
-        for name, given in sizes.items():
-            fixed = self._sizes.get(name)
+        # By the letters of `zoo.batch`.
+        sizes: dict[str, int] = {}
+        for mask in ("candidate_mask", "history_mask", "retrieved_mask"):
+            if mask in taken:
+                sizes |= dict(zip(PARTS[mask].axes[:2], taken[mask].shape, strict=False))
+        fitted: dict[str, Any] = {}
+        for name, spec in program.inputs.items():
+            lead = tuple(sizes[axis] for axis in part_of(name).axes if axis in sizes)
+            if isinstance(spec, dict):
+                where = {field: f"batch[{name!r}][{field!r}]" for field in spec}
+                fitted[name] = {f: _checked(where[f], taken[name][f], spec[f], lead) for f in spec}
+            else:
+                fitted[name] = _checked(f"batch[{name!r}]", taken[name], spec, lead)
+        _check_values(fitted, sizes)
+        return self._grown(fitted, sizes)
+
+    def _grown(self, fitted: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
+        wanted = dict(sizes)
+        for axis, name in {"B": "requests", **_SIZES}.items():
+            fixed, given = self.manifest["sizes"].get(name), sizes.get(axis, 0)
             if fixed is not None and given > fixed:
                 raise ArtifactError(f"The artifact takes at most {fixed} {name}, got {given}.")
-            sizes[name] = fixed or max(1, given)  # The programs' sizes begin at 1.
-        length = self.manifest["history"]
-        if "history_mask" in taken and np.shape(taken["history_mask"])[1] > length:
-            given = np.shape(taken["history_mask"])[1]
-            raise ArtifactError(f"The history must have at most {length} events, got {given}.")
-
-        def lead(role: str) -> tuple[int, ...]:
-            if role in EVENT_PARTS:
-                return sizes["requests"], length
-            more = (sizes[SECOND_AXIS[role]],) if role in SECOND_AXIS else ()
-            return sizes["requests"], *more
-
-        return {role: _grown(value, lead(role)) for role, value in taken.items()}
+            wanted[axis] = fixed or max(1, given)  # The programs' sizes begin at 1.
+        wanted["L"] = self.manifest["history"]
+        if sizes.get("L", 0) > wanted["L"]:
+            raise ArtifactError(
+                f"The history must have at most {wanted['L']} events, got {sizes['L']}."
+            )
+        lead = lambda name: tuple(wanted[x] for x in part_of(name).axes if x in wanted)
+        return {name: _grown(value, lead(name)) for name, value in fitted.items()}
 
 
-def _leaves(value: Any) -> list[Any]:
-    return jax.tree.leaves(value)
+class _Program(NamedTuple):
+    """A compiled program, and shapes and dtypes of its inputs; sizes may be symbols."""
+
+    call: Callable[..., Any]
+    inputs: dict[str, Any]
+
+
+def _taken(batch: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a batch that a program takes, as arrays; fields that it lacks are left out."""
+    if not isinstance(batch, dict):
+        raise ArtifactError(f"A batch is a dict, got {type(batch).__name__}.")
+    taken: dict[str, Any] = {}
+    for name, spec in inputs.items():
+        given = batch.get(name, {} if isinstance(spec, dict) and name in ROLES else None)
+        if given is None:
+            raise ArtifactError(f"batch must hold {name!r}, got {', '.join(map(str, batch))}.")
+        if not isinstance(spec, dict):
+            taken[name] = _array(f"batch[{name!r}]", given)
+            continue
+        if not isinstance(given, dict):
+            raise ArtifactError(f"batch[{name!r}] must be a dict of fields, got {given!r:.60}.")
+        if name not in ROLES and (missing := [field for field in spec if field not in given]):
+            raise ArtifactError(f"batch[{name!r}] must hold {missing[0]!r}.")
+        taken[name] = {
+            field: _array(f"batch[{name!r}][{field!r}]", given[field])
+            for field in spec
+            if field in given
+        }
+    return taken
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{name} is no array: {error}") from error
+
+
+_KINDS = {"b": "b", "i": "iu", "u": "u", "f": "iuf"}
+
+
+def _checked(name: str, value: np.ndarray, spec: Any, lead: tuple[int, ...]) -> np.ndarray:
+    """The array in the program's dtype. Raises ArtifactError for another shape or kind."""
+    dtype = np.dtype(spec.dtype)
+    shape = (*lead, *spec.shape[len(lead) :])
+    if value.shape != shape:
+        raise ArtifactError(f"{name} must have shape {shape}, got {value.shape}.")
+    if value.dtype.kind not in _KINDS[dtype.kind]:
+        raise ArtifactError(f"{name} must hold {dtype}, got {value.dtype}.")
+    return value.astype(dtype)
+
+
+def _check_values(fitted: dict[str, Any], sizes: dict[str, int]) -> None:
+    """Raises ArtifactError for values that no model can make sense of."""
+    group = fitted.get("group")
+    if group is not None and group.size and not -1 <= group.min() <= group.max() < sizes["G"]:
+        raise ArtifactError(f"batch['group'] must be in [-1, {sizes['G']}).")
+    preference = fitted.get("preference")
+    if preference is not None and not ((preference >= 0) & np.isfinite(preference)).all():
+        raise ArtifactError("batch['preference'] must hold finite numbers >= 0.")
 
 
 def _grown(value: Any, lead: tuple[int, ...]) -> Any:
@@ -232,18 +303,28 @@ def load(folder: Path | str) -> Artifact:
         raise ArtifactError(f"{folder} is no artifact (it has no {MANIFEST}).")
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        files, schema = manifest["files"], Schema.from_dict(manifest["schema"])
-        inputs, outputs, sizes = (manifest[key] for key in ("inputs", "outputs", "sizes"))
-        needs = manifest["needs"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{folder / MANIFEST} cannot be read: {error}") from error
+        files, schema = dict(manifest["files"]), Schema.from_dict(manifest["schema"])
+        names, needs = list(manifest["programs"]), list(manifest["needs"])
+        outputs, platforms = list(manifest["outputs"]["apply"]), list(manifest["platforms"])
+        known = manifest["schema_hash"], int(manifest["history"]), dict(manifest["sizes"])
+        unchecked = {*(f"{name}.program" for name in names), "variables.npz"} - files.keys()
+        if unchecked or "apply" not in names:
+            raise ValueError(f"it lists no {', '.join(sorted(unchecked)) or 'program'}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise ArtifactError(f"{folder / MANIFEST} cannot be read: {reason}.") from error
     for name, expected in files.items():
         if not (folder / name).is_file():
             raise ArtifactError(f"{folder} is incomplete: {name} is missing.")
         if checksum(folder / name) != expected:
             raise ArtifactError(f"{folder / name} is damaged: its checksum does not match.")
-    if schema.hash != manifest["schema_hash"]:
+    if schema.hash != known[0]:
         raise ArtifactError(f"{folder}: the schema does not match its own hash.")
+    here = jax.default_backend()
+    if {"gpu": "cuda"}.get(here, here) not in platforms:
+        raise ArtifactError(
+            f"{folder} was made for {', '.join(platforms)}; this process has {here}."
+        )
     for name in needs:
         try:
             importlib.import_module(name)  # It tells JAX what the kernels' calls are.
@@ -252,9 +333,10 @@ def load(folder: Path | str) -> Artifact:
                 f"{folder} holds kernels that need {name}: pip install 'recjax[gpu]' ({error})."
             ) from error
     programs = {}
-    for name in manifest["programs"]:
-        content = bytearray((folder / f"{name}.program").read_bytes())
-        programs[name] = jax.jit(jax.export.deserialize(content).call)
+    for name in names:
+        exported = jax.export.deserialize(bytearray((folder / f"{name}.program").read_bytes()))
+        (_, inputs), _ = exported.in_tree.unflatten(exported.in_avals)
+        programs[name] = _Program(jax.jit(exported.call), inputs)
     vocabularies = {table.name: file_of(folder / "rows", table.name) for table in schema.tables}
     row_maps: dict[str, RowMap] = {
         name: KnownRows(np.load(path, allow_pickle=False))
@@ -264,9 +346,7 @@ def load(folder: Path | str) -> Artifact:
     }
     with np.load(folder / "variables.npz", allow_pickle=False) as content:
         variables = {name: jnp.asarray(content[name]) for name in content.files}
-    return Artifact(
-        manifest, schema, row_maps, inputs, outputs["apply"], sizes, variables, programs
-    )
+    return Artifact(manifest, schema, row_maps, outputs, variables, programs)
 
 
 def checksum(path: Path) -> str:

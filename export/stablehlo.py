@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 import dataclasses
 from pathlib import Path
 import shutil
+import tempfile
 from typing import Any
 from urllib.parse import quote
 
@@ -29,7 +30,7 @@ from ..train import launch, run
 from ..zoo.batch import Batch, served
 from ..zoo.contract import Generator, Retriever
 from ..zoo.features import Schema, example_batch
-from ..zoo.rerank import last
+from ..zoo.rerank import GENERATORS, last
 from .artifact import MANIFEST, SECOND_AXIS, TRITON, ArtifactError, checksum, load
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -50,7 +51,8 @@ def export_run(
     out: Path | str,
     *,
     evaluators: Sequence[Path | str] = (),
-    preset: str = "default",
+    preset: str | None = None,
+    worth: tuple[float, ...] | tuple[tuple[float, ...], ...] | None = None,
     requests: int | None = None,
     candidates: int | None = None,
     platforms: Sequence[str] = PLATFORMS,
@@ -62,7 +64,9 @@ def export_run(
       out: folder of the artifact; absent or empty.
       evaluators: of a generator: folders of the runs that judge its slates. Then the artifact is
         LAST.
-      preset: of LAST, one of `zoo.rerank.last.PRESETS`.
+      preset: of LAST, one of `zoo.rerank.last.PRESETS`; "default" by default.
+      worth: how much each task of the evaluators counts, as the generator was trained with; see
+        `zoo.rerank.rewards.Evaluators`. A click 1 by default, other tasks nothing.
       requests, candidates: fixed sizes of the program; any number by default.
       platforms: of "cpu", "cuda" and "tpu", for which the program is made.
 
@@ -117,8 +121,10 @@ def export_run(
     example = _example(config.schema, module.requirements(config), history, sizes)
     if not saved.has_clock:  # The model never saw an age.
         example = {role: x for role, x in example.items() if not role.endswith("_age")}
+    if not evaluators and (preset, worth) != (None, None):
+        raise ArtifactError("LAST needs evaluators: a preset and a worth are for it alone.")
     if evaluators:
-        variables, program = _last(trained, evaluators, preset, example)
+        variables, program = _last(trained, evaluators, preset or "default", worth, example)
     else:
         variables = trained.variables
         program = lambda v, b: module.apply(v, config, b)._asdict()
@@ -126,15 +132,14 @@ def export_run(
     if isinstance(module, Retriever):
         programs |= _retrieval(module, config, example, sizes)
 
-    aside = out.with_name(out.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    written = {
+        name: _serialised(saved.model, one, variables, platforms) for name, one in programs.items()
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        needs_triton = False
-        for name, one in programs.items():
-            content, kernels = _serialised(saved.model, one, variables, platforms)
+        for name, (content, _) in written.items():
             (aside / f"{name}.program").write_bytes(content)
-            needs_triton |= kernels
         np.savez(aside / "variables.npz", **_flat(variables))
         if (folder / "rows").is_dir():
             shutil.copytree(folder / "rows", aside / "rows")
@@ -153,7 +158,7 @@ def export_run(
             "inputs": {name: sorted(one.inputs) for name, one in programs.items()},
             "outputs": {"apply": sorted(n for n, x in expected.items() if x is not None)},
             "platforms": list(platforms),
-            "needs": ["jax_triton"] if needs_triton else [],
+            "needs": ["jax_triton"] if any(kernels for _, kernels in written.values()) else [],
             "versions": run.versions(),
             "date": run.now(),
             "files": {
@@ -163,13 +168,19 @@ def export_run(
             },
         }
         if evaluators:
-            manifest["last"] = {"preset": preset, "evaluators": [str(f) for f in evaluators]}
+            manifest["last"] = {
+                "preset": preset or "default",
+                "evaluators": [str(f) for f in evaluators],
+                "worth": worth,
+            }
         run.write_json(aside / MANIFEST, manifest)
         difference = _difference(aside, example, expected, platforms)
         if difference is not None and not difference <= _AGREE:
             raise ArtifactError(f"The exported {saved.model} differs from it by {difference:.3g}.")
+        out = out.resolve()  # It may be a link to an empty folder.
         if out.is_dir():
             out.rmdir()
+        aside.chmod(0o755)
         aside.rename(out)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
@@ -231,19 +242,25 @@ def _example(schema: Schema, requirements: Any, history: int, sizes: dict[str, A
 
 
 def _last(
-    trained: launch.Trained, folders: Sequence[Path | str], preset: str, example: Batch
+    trained: launch.Trained,
+    folders: Sequence[Path | str],
+    preset: str,
+    worth: Any,
+    example: Batch,
 ) -> tuple[Any, Callable[[Any, Any], dict[str, Any]]]:
     """Variables of the generator and of the evaluators, and LAST as a function of them."""
     module, config = trained.module, trained.config
     if not isinstance(module, Generator):
         raise ArtifactError(
-            f"{trained.saved.model} writes no slates: --evaluator is for generators."
+            f"{trained.saved.model} cannot be LAST's: --evaluator is for {', '.join(GENERATORS)}."
         )
     if preset not in last.PRESETS:
         raise ArtifactError(
             f"Unknown preset of LAST {preset!r}; choose from {', '.join(last.PRESETS)}."
         )
-    by, how = launch.load_evaluators(folders), last.PRESETS[preset]
+    if len({Path(folder).resolve() for folder in folders}) < len(folders):
+        raise ArtifactError("An evaluator is named twice: its opinion would count twice.")
+    by, how = launch.load_evaluators(folders, worth), last.PRESETS[preset]
     variables = {
         "generator": trained.variables,
         "evaluators": {str(k): one for k, one in enumerate(by.variables)},

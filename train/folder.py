@@ -6,6 +6,8 @@ from typing import Any
 
 from . import run
 from .data.dataset import Dataset
+from .data.files import is_file
+from .data.protocol import POPULARITY, UNIFORM
 from .data.sources import absolute, gone, kind_of
 from .settings import Settings
 
@@ -31,6 +33,7 @@ def open_folder(
     if resume and (out / "config.json").is_file():
         saved = run.load_config(out)
         saved.require_schema(config.schema)
+        settings = _with_moved_pairs(settings, saved.settings)
         # Data may have moved: below, their events tell whether they are the same.
         moved = gone(saved.source) is not None and kind_of(saved.source) == kind_of(source)
         for what, was, now in (
@@ -60,3 +63,11 @@ def open_folder(
         source=source,
         dataset=dataset,
     )
+
+
+def _with_moved_pairs(settings: Settings, was: Settings) -> Settings:
+    """The settings as they were, but for a file of given negatives that is elsewhere now."""
+    both = {settings.evaluation_negatives, was.evaluation_negatives}
+    if both & {UNIFORM, POPULARITY} or is_file(Path(was.evaluation_negatives)):
+        return settings
+    return dataclasses.replace(settings, evaluation_negatives=was.evaluation_negatives)

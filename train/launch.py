@@ -50,6 +50,7 @@ def train(
     source: str | None = None,
     dataset: Dataset | None = None,
     evaluators: Sequence[Path | str] = (),
+    worth: tuple[float, ...] | tuple[tuple[float, ...], ...] | None = None,
     out: Path | str | None = None,
     settings: dict[str, Any] | None = None,
     overrides: list[str] | None = None,
@@ -66,6 +67,7 @@ def train(
       source: see `data.sources`; by default the built-in world that the model is for.
       dataset: what `source` gives, for those who have opened it already.
       evaluators: folders of the runs that judge, for a generator; several make an ensemble.
+      worth: how much each of their tasks counts, see `load_evaluators`.
       out: folder of the run; the first free `runs/<model>-<source>-<number>` by default.
       settings: values of `Settings` that are not the defaults.
       overrides: `key=value` texts for any field of the model's config or of the settings.
@@ -102,8 +104,13 @@ def train(
     if model in GENERATORS and devices != 1:
         raise ValueError(f"Model {model!r} is trained on one device, got --devices {devices}.")
     offer_devices(devices)
+    if worth is not None and not evaluators:
+        raise ValueError(f"Model {model!r} is not judged: --worth is of evaluators.")
     if resume and out is None:
         raise ValueError("--resume needs --out, the folder of the run to go on with.")
+    begun = Path(out or "") / "config.json"
+    if resume and source is None and dataset is None and begun.is_file():
+        source = still_there(run.load_config(begun.parent).source, begun.parent)
     module, source = ALL[model], absolute(source or default_source(model))
     options, more = _parse(module.Config, overrides or [])
     chosen = defaults.settings(model, **{**(settings or {}), **more})
@@ -113,7 +120,7 @@ def train(
         )
     if out is not None and not resume:
         run.require_free(Path(out), _RESUME)
-    by = load_evaluators(evaluators) if evaluators else None
+    by = load_evaluators(evaluators, worth) if evaluators else None
     if resume and columns is None and (Path(out or "") / "columns.json").is_file():
         columns = Path(out or "") / "columns.json"  # No new guess.
     if dataset is None:

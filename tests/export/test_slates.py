@@ -1,18 +1,20 @@
 """What re-ranks, exported: evaluators, generators, LAST."""
 
+import dataclasses
+import json
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
-from runs import fresh, saved
 
 from recjax.export import artifact as artifacts
 from recjax.export.artifact import ArtifactError
 from recjax.export.stablehlo import export_run
 from recjax.zoo.rerank import evaluator, generator, last, nar, seq2slate
 from reranking import CONFIG, JUDGES, SCHEMA, evaluators_of, generator_of, requests
+from runs import fresh, saved
 
 NAR = nar.Config(schema=SCHEMA, slots=3)
 SEQ2SLATE = seq2slate.Config(schema=SCHEMA, units=4)
@@ -79,7 +81,8 @@ def test_last_in_one_program(folders, tmp_path, preset):
     for batch in (requests(), requests(batch=7, candidates=8, seed=1)):
         seeds = np.arange(len(batch["candidate_mask"]), dtype=np.uint32) + 5
         chosen = choose(padded(batch, sizes.get("candidates")), seeds)
-        np.testing.assert_array_equal(artifact.slate(batch, seeds=seeds), chosen.order)
+        drawn = {"seeds": seeds} if preset == "official" else {}
+        np.testing.assert_array_equal(artifact.slate(batch, **drawn), chosen.order)
         moved |= bool((chosen.best > 0).any())
     assert moved, "the greedy slates are all that was seen"
 
@@ -106,7 +109,7 @@ def test_draws_follow_their_seeds(folders, tmp_path):
     artifact, batch = artifacts.load(tmp_path / "out"), requests(batch=32, candidates=8)
     zeros = np.zeros(32, np.uint32)
     usual, other = artifact.slate(batch), artifact.slate(batch, seeds=zeros + 77)
-    again = artifact.slate(batch, seeds=np.arange(32, dtype=np.uint32))
+    again = artifact.slate(batch, seeds=zeros)
     np.testing.assert_array_equal(usual, again)
     assert (usual != other).any()
     with pytest.raises(ArtifactError, match=r"seeds must be uint32 of shape \(32,\), got int64"):
@@ -157,7 +160,7 @@ def test_a_batch_of_another_schema_is_refused(folders, tmp_path):
         ("generator", {"evaluators": ["judge"], "preset": "cautious"}, "needs several evaluators"),
         ("generator", {"evaluators": ["judge"], "preset": "bold"}, "choose from default, official"),
         ("generator", {"evaluators": ["judge"], "preset": "official"}, "name it .--candidates N."),
-        ("judge", {"evaluators": ["judge-2"]}, "evaluator writes no slates"),
+        ("judge", {"evaluators": ["judge-2"]}, "evaluator cannot be LAST.s"),
         ("judge", {"candidates": 5}, "the 3 slots of its slates, got 5"),
         ("generator", {"requests": 2, "candidates": 5}, "for one platform"),
         ("generator", {"requests": 0}, "requests must be >= 1, got 0"),
@@ -217,3 +220,93 @@ def test_kernels_that_cannot_be_called_are_said(folders, tmp_path):
     path.write_text(path.read_text().replace('"needs": []', '"needs": ["no_such_package"]'))
     with pytest.raises(ArtifactError, match="kernels that need no_such_package: pip install"):
         artifacts.load(tmp_path / "out")
+
+
+ODD = {
+    "fewer preferences": ("preference", lambda x: x[:1], "must have shape .4, 2., got"),
+    "no number": ("preference", lambda x: x * np.nan, "must hold finite numbers >= 0"),
+    "a mask of numbers": ("candidate_mask", lambda x: x.astype(int), "must hold bool, got int64"),
+    "no mask": ("candidate_mask", lambda x: None, "must hold 'candidate_mask'"),
+    "no dict": ("candidate", lambda x: 3, "'candidate'. must be a dict of fields, got 3"),
+    "words for ids": (
+        "candidate",
+        lambda x: {**x, "item": np.full(x["item"].shape, "a")},
+        "must hold whole numbers",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def preferring(tmp_path_factory):
+    """LAST with preferences: its evaluators' worth has a row for each."""
+    where = tmp_path_factory.mktemp("preferring")
+    config = dataclasses.replace(CONFIG, preferences=("clicks", "purchases"))
+    run = saved(where / "run", "generator", config, fresh(generator, config))
+    judge = saved(where / "judge", "evaluator", JUDGES, evaluators_of().variables[0])
+    options = dict(evaluators=[judge], platforms=["cpu"], worth=((1.0, 0.0), (0.0, 1.0)))
+    export_run(run, where / "out", **options)
+    return artifacts.load(where / "out")
+
+
+def with_preferences():
+    return {**requests(), "preference": np.full((4, 2), 0.5, np.float32)}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_odd_batches_are_refused_in_one_line(preferring, case):
+    part, change, reason = ODD[case]
+    batch = with_preferences()
+    assert preferring.slate(batch).shape == (4, 3)
+    with pytest.raises(ArtifactError, match=reason) as caught:
+        preferring.slate({**batch, part: change(batch[part])})
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_other_types_are_the_same_numbers(preferring):
+    batch = with_preferences()
+    item, price = (batch["candidate"][name] for name in ("item", "price"))
+    other = {**batch["candidate"], "item": item.astype(np.uint8), "price": price.tolist()}
+    expected = preferring.slate(batch)
+    np.testing.assert_array_equal(preferring.slate({**batch, "candidate": other}), expected)
+
+
+@pytest.mark.parametrize(
+    "key", ["files", "schema_hash", "history", "programs", "needs", "outputs", "sizes", "platforms"]
+)
+def test_a_manifest_that_lacks_something_is_refused(tmp_path, key):
+    content = {"files": {}, "schema": SCHEMA.to_dict(), "schema_hash": SCHEMA.hash}
+    content |= {"history": 1, "programs": ["apply"], "needs": [], "sizes": {}}
+    content |= {"outputs": {"apply": []}, "platforms": ["cpu"]}
+    del content[key]
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match=f"cannot be read: it lacks '{key}'"):
+        artifacts.load(tmp_path)
+
+
+def test_a_manifest_that_does_not_vouch_for_its_programs_is_refused(folders, tmp_path):
+    export_run(folders["judge"], tmp_path / "out", platforms=["cpu"])
+    path = tmp_path / "out" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"files": {}}))
+    with pytest.raises(ArtifactError, match="it lists no apply.program, variables.npz"):
+        artifacts.load(tmp_path / "out")
+
+
+def test_options_of_last_need_evaluators_and_those_are_named_once(folders, tmp_path):
+    for options, reason in (
+        ({"preset": "cautious"}, "LAST needs evaluators"),
+        ({"evaluators": [folders["judge"]] * 2, "preset": "cautious"}, "is named twice"),
+    ):
+        with pytest.raises(ArtifactError, match=reason):
+            export_run(folders["generator"], tmp_path / "deep" / "out", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_stands_beside_the_artifact_stays(folders, tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "mine").write_text("x")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "empty")
+    export_run(folders["judge"], tmp_path / "out", platforms=["cpu"])
+    assert (tmp_path / "out.partial" / "mine").read_text() == "x"
+    artifacts.load(tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "out.partial", "empty"}

@@ -140,8 +140,11 @@ def test_a_run_is_resumed_where_its_data_went(log, tmp_path):
     with pytest.raises(run.RunError, match="cannot be resumed: data was events:.*first/log.csv"):
         launch.train("mlp", source=f"events:{other}", resume=True, **ask)
     first.unlink()
+    with pytest.raises(DataError, match="no longer there; say where they are by --data"):
+        launch.train("mlp", resume=True, **ask)
     resumed = launch.train("mlp", source=f"events:{other}", resume=True, **ask)[1]
     assert resumed["test"] == whole["test"]
+    assert launch.train("mlp", resume=True, **ask)[1]["test"] == whole["test"]
     assert launch.evaluate_run(out)["test"] == whole["test"]  # It knows the new place.
     stopped(out)
     changed = tmp_path / "changed.csv"
@@ -154,7 +157,8 @@ def test_a_run_is_resumed_where_its_data_went(log, tmp_path):
 def test_pairs_that_are_gone_are_named_with_the_remedy(log, tmp_path):
     pairs = tmp_path / "pairs.csv"
     pairs.write_text("user_id,item_id\n" + "".join(f"{u},{i}\n" for u in range(60) for i in (1, 2)))
-    out, settings = tmp_path / "run", {"epochs": 1, "evaluation_negatives": str(pairs)}
+    out = tmp_path / "run"
+    settings = {"epochs": 1, "checkpoint_every": 2, "evaluation_negatives": str(pairs)}
     source = f"events:{log}"
     whole = launch.train("mlp", source=source, settings=settings, out=out, quiet=True)[1]
     moved = pairs.rename(tmp_path / "moved.csv")
@@ -162,6 +166,10 @@ def test_pairs_that_are_gone_are_named_with_the_remedy(log, tmp_path):
         launch.evaluate_run(out)
     again = launch.evaluate_run(out, overrides=[f"evaluation_negatives={moved}"])
     assert again["test"] == whole["test"]
+    stopped(out)
+    ask = {**settings, "evaluation_negatives": str(moved)}
+    resumed = launch.train("mlp", settings=ask, out=out, resume=True, quiet=True)[1]
+    assert resumed["test"] == whole["test"]
     other = launch.evaluate_run(out, overrides=["evaluation_negatives=uniform"])
     assert other["test"]["examples"] == 120 != whole["test"]["examples"]
     with pytest.raises(ValueError, match="--set takes evaluation_negatives=... here, got 'split="):

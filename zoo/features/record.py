@@ -111,7 +111,16 @@ def encode(
         raise ValueError(f"history must be >= 1, got {history}.")
     if unknown not in ("error", "ignore"):
         raise ValueError(f"unknown must be 'error' or 'ignore', got {unknown!r}.")
-    if not isinstance(records, list) and not records.num_rows and not records.column_names:
+    if isinstance(records, list):
+        strange = [type(record).__name__ for record in records if not isinstance(record, dict)]
+        if strange:
+            raise ValueError(f"A request record must be a dict, got {strange[0]}.")
+    elif not hasattr(records, "column_names"):
+        raise ValueError(
+            f"Request records must be a list of dicts or an Arrow table, got "
+            f"{type(records).__name__}."
+        )
+    elif not records.num_rows and not records.column_names:
         records = []  # Arrow knows no columns of an empty list.
     if isinstance(records, list):
         if unknown == "error":

@@ -267,7 +267,10 @@ def test_what_cannot_be_read_is_named(case):
     ids=["text", "huge", "no dict", "no list"],
 )
 def test_dicts_that_do_not_fit_are_refused(records):
-    with pytest.raises(ValueError, match="A request does not fit the schema"):
+    with pytest.raises(
+        ValueError,
+        match="A request does not fit the schema|A request record must be a dict, got int",
+    ):
         encode(records, simple(), {"item": HashedRows(100)}, history=5)
 
 
@@ -408,3 +411,11 @@ def test_training_and_serving_see_the_same_batch(part, history):
         actual = encode(form, dataset.schema, dataset.row_maps, history=history)
         jax.tree.map(np.testing.assert_array_equal, actual, expected)
         assert jax.tree.map(lambda x: x.dtype, actual) == jax.tree.map(lambda x: x.dtype, expected)
+
+
+def test_only_lists_of_dicts_and_tables_are_records():
+    for strange, kind in (({}, "dict"), (None, "NoneType"), ("a", "str"), (iter([]), "iterator")):
+        with pytest.raises(ValueError, match=f"a list of dicts or an Arrow table, got .*{kind}"):
+            encode(strange, simple(), {"item": HashedRows(100)}, history=5)
+    with pytest.raises(ValueError, match="must be a dict, got NoneType"):
+        encode([None], simple(), {"item": HashedRows(100)}, history=5)
