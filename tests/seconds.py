@@ -1,7 +1,8 @@
 """Where a run's time goes: CPU seconds by gate and file of tests, whatever else the cores do.
 
 `CPU_SECONDS=FILE` has every process of pytest add lines to FILE (see `conftest.py`), as `.ci/run`
-does; `python tests/seconds.py FILE` prints them as a table. What tests start and wait for counts.
+does; `python tests/seconds.py FILE` prints them as a table, and with `--into PAGE` writes the gates
+and their dearest files between the marks of a page. What tests start and wait for counts.
 """
 
 import collections
@@ -53,5 +54,24 @@ def table(lines):
     return rows
 
 
+def markdown(lines, files_each=3):
+    """The gates and their dearest files as a table of Markdown."""
+    rows, shown = ["| CPU s | gate | file |", "|---|---|---|"], collections.Counter()
+    for row in table(lines):
+        seconds, gate, *name = row.split(maxsplit=2)
+        shown[gate] += 1
+        if shown[gate] <= 1 + files_each:
+            rows.append(f"| {seconds} | {gate} | {name[0] if name else 'all'} |")
+    return "\n".join(rows)
+
+
 if __name__ == "__main__":
-    print(*table(Path(sys.argv[1]).read_text().splitlines()), sep="\n")
+    found = Path(sys.argv[1]).read_text().splitlines()
+    if "--into" in sys.argv:
+        page = Path(sys.argv[sys.argv.index("--into") + 1])
+        opening, closing = "<!-- seconds -->\n", "<!-- end -->"
+        before, _, rest = page.read_text().partition(opening)
+        _, _, after = rest.partition(closing)
+        page.write_text(before + opening + markdown(found) + "\n" + closing + after)
+    else:
+        print(*table(found), sep="\n")
