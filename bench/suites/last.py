@@ -101,13 +101,14 @@ def alone(count: int) -> Method:
 
 ONE_SHOT = Way("one-shot", steps(0), 1, 1)
 LAST = Way("LAST, S = 8", steps(8), 9, 5)
+EIGHT = Way("best of 8 draws", draws(8), 9, 2)
 EQUAL = Way(f"best of {BUDGET} draws", draws(BUDGET), BUDGET + 1, 2)
 RANDOM = Way("random direction, S = 8", anywhere(8), 9, 2)
 ALONE = Way("LAST, one evaluator, S = 8", alone(8), 9, 5)
 CAUTIOUS = Way("LAST, cautious, S = 8", parallel(PRESETS["cautious"]), 9, 5)
 WAYS = (
     ONE_SHOT,
-    Way("best of 8 draws", draws(8), 9, 2),
+    EIGHT,
     EQUAL,
     RANDOM,
     Way("LAST, official steps", parallel(PRESETS["official"]), 5, 5),
@@ -189,7 +190,7 @@ def _judged(trained: Trained, seed: int) -> _Judged:
         said = chosen.score.mean(axis=-1)
         cost["own score"] = float(said[np.arange(len(said)), chosen.best].mean())
         add(way.name, chosen.order, **cost)
-        if way.name == "best of 8 draws":
+        if way is EIGHT:
             worth = worth_of(world, ask.truth, chosen.tried).clicks
             best = np.take_along_axis(chosen.tried, worth.argmax(1)[:, None, None], 1)[:, 0]
             add("the same 8, the truth picks", best, **cost)
