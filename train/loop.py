@@ -139,9 +139,7 @@ def fit(
         results = {
             **run.head_of(name, source, settings.seed, dataset, best),
             "train": {
-                "examples": position.examples,
-                "seconds": position.seconds,
-                "examples_per_second": position.examples / max(position.seconds, 1e-9),
+                **run.throughput(position.examples, position.seconds),
                 "compile_seconds": position.compile_seconds,
                 "epochs": position.epoch,
                 "best_epoch": position.best_epoch() + 1,

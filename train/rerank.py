@@ -244,9 +244,7 @@ def fit_generator(
         results = {
             **run.head_of(name, source, settings.seed, dataset, variables),
             "train": {
-                "examples": examples,
-                "seconds": seconds,
-                "examples_per_second": examples / max(seconds, 1e-9),
+                **run.throughput(examples, seconds),
                 "steps": settings.steps,
             },
             **{

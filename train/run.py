@@ -100,6 +100,15 @@ def head_of(
     }
 
 
+def throughput(examples: int, seconds: float) -> dict[str, Any]:
+    """Labelled candidates and seconds of a training, for `metrics.json`."""
+    return {
+        "examples": examples,
+        "seconds": seconds,
+        "examples_per_second": examples / max(seconds, 1e-9),
+    }
+
+
 def require_free(folder: Path, remedy: str = "choose another folder") -> None:
     """Raises RunError unless `folder` is absent or empty, and could be written."""
     if folder.is_dir() and any(folder.iterdir()):
