@@ -18,7 +18,12 @@ import numpy as np
 
 from . import transforms
 from .cross import add_crosses
-from .record_keys import keys_of_dicts, keys_of_table, require_known_keys
+from .record_keys import (
+    keys_of_dicts,
+    keys_of_table,
+    require_known_keys,
+    require_whole_ids,
+)
 from .row_map import RowMap
 from .schema import PADDING_ROW, UNSEEN_ROW, Field, Schema
 from .signature import signatures
@@ -125,6 +130,7 @@ def encode(
     if isinstance(records, list):
         if unknown == "error":
             require_known_keys(schema, keys_of_dicts(records))
+        require_whole_ids(schema, records)
         try:
             records = pa.Table.from_pylist(records, schema=record_type(schema))
         except (pa.ArrowException, TypeError, OverflowError) as error:

@@ -15,6 +15,27 @@ Keys = dict[str, Iterable[Any]]
 
 def keys_of_dicts(records: list[Any]) -> Keys:
     """The keys that stand at each level of the records; what is of another type has none."""
+    return {
+        name: dict.fromkeys(chain.from_iterable(parts)) for name, parts in _levels(records).items()
+    }
+
+
+def require_whole_ids(schema: Schema, records: list[Any]) -> None:
+    """Raises ValueError for an integer id with a fraction, which Arrow would cut off."""
+    roles = {"context": "context", "user": "user", "user.history": "history", "items": "candidate"}
+    for level, parts in _levels(records).items():
+        fields = schema.role(roles[level]) if level in roles else ()
+        names = [f.raw_name for f in fields if f.kind != "dense" and f.value == "int"]
+        for part in parts if names else ():
+            for name in names:
+                value = part.get(name)
+                for one in value if isinstance(value, list | tuple) else (value,):
+                    if isinstance(one, float) and not one.is_integer():
+                        raise ValueError(f"{level}.{name} must be a whole number, got {one!r}.")
+
+
+def _levels(records: list[Any]) -> dict[str, Iterable[Any]]:
+    """The dicts at each level of the records."""
     is_dict = lambda value: isinstance(value, Mapping)
     inner = lambda parts, key: filter(None, (part.get(key) for part in parts))
     listed = lambda parts, key: chain.from_iterable(
@@ -29,10 +50,7 @@ def keys_of_dicts(records: list[Any]) -> Keys:
         "user.history": listed(users, "history"),
         "items": listed(records, "items"),
     }
-    return {
-        name: dict.fromkeys(chain.from_iterable(filter(is_dict, parts)))
-        for name, parts in levels.items()
-    }
+    return {name: filter(is_dict, parts) for name, parts in levels.items()}
 
 
 def keys_of_table(records: Any) -> Keys:

@@ -419,3 +419,11 @@ def test_only_lists_of_dicts_and_tables_are_records():
             encode(strange, simple(), {"item": HashedRows(100)}, history=5)
     with pytest.raises(ValueError, match="must be a dict, got NoneType"):
         encode([None], simple(), {"item": HashedRows(100)}, history=5)
+
+
+@pytest.mark.parametrize("value", [3.5, float("nan"), float("inf")])
+def test_ids_with_a_fraction_are_refused(value):
+    read = lambda item: encode([request(item)], simple(), {"item": HashedRows(100)}, history=5)
+    with pytest.raises(ValueError, match=f"must be a whole number, got {value}"):
+        read(value)
+    np.testing.assert_array_equal(read(3.0)["candidate"]["item"], read(3)["candidate"]["item"])
