@@ -6,7 +6,7 @@ from itertools import chain
 import reprlib
 from typing import Any
 
-from .schema import Schema
+from .schema import Role, Schema
 
 _NAMED = 5  # Keys that a message shows.
 Keys = dict[str, Iterable[Any]]
@@ -22,7 +22,12 @@ def keys_of_dicts(records: list[Any]) -> Keys:
 
 def require_whole_ids(schema: Schema, records: list[Any]) -> None:
     """Raises ValueError for an integer id with a fraction, which Arrow would cut off."""
-    roles = {"context": "context", "user": "user", "user.history": "history", "items": "candidate"}
+    roles: dict[str, Role] = {
+        "context": "context",
+        "user": "user",
+        "user.history": "history",
+        "items": "candidate",
+    }
     for level, parts in _levels(records).items():
         fields = schema.role(roles[level]) if level in roles else ()
         names = [f.raw_name for f in fields if f.kind != "dense" and f.value == "int"]
