@@ -44,9 +44,8 @@ from ..zoo.features.file_names import file_of
 MANIFEST = "manifest.json"
 TRITON = "triton_kernel_call"
 """Name of kernel calls in a program for CUDA."""
-_SIZES = {"C": "candidates", "G": "groups"}
-SECOND_AXIS = {n: _SIZES[part.axes[1]] for n, part in PARTS.items() if part.axes[1:2] in _SIZES}
-"""Size of an artifact along the second axis of a part."""
+SIZES = {"B": "requests", "C": "candidates", "G": "groups"}
+"""Sizes that a program may fix, by the axes of `zoo.batch`; of any part they are the first axes."""
 
 
 class ArtifactError(ValueError):
@@ -109,7 +108,7 @@ class Artifact:
         -1 where a request has fewer candidates than there are slots. `seeds`, uint32 (B,), are for
         LAST that draws; 0 for all by default, so that the same request gets the same slate.
         """
-        draws = "apply" in self._programs and "seeds" in self._programs["apply"].inputs
+        draws = "seeds" in self._programs["apply"].inputs
         if not draws and seeds is not None:
             raise ArtifactError("This artifact draws nothing: it takes no seeds.")
         if draws and "seeds" not in batch:
@@ -204,7 +203,7 @@ class Artifact:
 
     def _grown(self, fitted: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
         wanted = dict(sizes)
-        for axis, name in {"B": "requests", **_SIZES}.items():
+        for axis, name in SIZES.items():
             fixed, given = self.manifest["sizes"].get(name), sizes.get(axis, 0)
             if fixed is not None and given > fixed:
                 raise ArtifactError(f"The artifact takes at most {fixed} {name}, got {given}.")
@@ -320,8 +319,8 @@ def load(folder: Path | str) -> Artifact:
             raise ArtifactError(f"{folder / name} is damaged: its checksum does not match.")
     if schema.hash != known[0]:
         raise ArtifactError(f"{folder}: the schema does not match its own hash.")
-    here = jax.default_backend()
-    if {"gpu": "cuda"}.get(here, here) not in platforms:
+    here = platform()
+    if here not in platforms:
         raise ArtifactError(
             f"{folder} was made for {', '.join(platforms)}; this process has {here}."
         )
@@ -347,6 +346,12 @@ def load(folder: Path | str) -> Artifact:
     with np.load(folder / "variables.npz", allow_pickle=False) as content:
         variables = {name: jnp.asarray(content[name]) for name in content.files}
     return Artifact(manifest, schema, row_maps, outputs, variables, programs)
+
+
+def platform() -> str:
+    """The platform of this process, by the name that exports have for it."""
+    here = jax.default_backend()
+    return "cuda" if here == "gpu" else here
 
 
 def checksum(path: Path) -> str:

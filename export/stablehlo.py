@@ -27,11 +27,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..train import launch, run
-from ..zoo.batch import Batch, served
+from ..zoo.batch import Batch, part_of, served
 from ..zoo.contract import Generator, Retriever
 from ..zoo.features import Schema, example_batch
 from ..zoo.rerank import GENERATORS, last
-from .artifact import MANIFEST, SECOND_AXIS, TRITON, ArtifactError, checksum, load
+from .artifact import MANIFEST, SIZES, TRITON, ArtifactError, checksum, load, platform
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _AGREE = 1e-5
@@ -39,10 +39,9 @@ _AGREE = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class _Program:
-    """A pure function of (variables, inputs), an example of its inputs, and their shapes."""
+    """A pure function of (variables, inputs), and the shapes of its inputs."""
 
     function: Callable[[Any, Any], Any]
-    example: Any
     inputs: Any
 
 
@@ -128,19 +127,21 @@ def export_run(
     else:
         variables = trained.variables
         program = lambda v, b: module.apply(v, config, b)._asdict()
-    programs = {"apply": _Program(program, example, _shapes(example, sizes))}
+    programs = {"apply": _Program(program, _shapes(example, sizes))}
     if isinstance(module, Retriever):
         programs |= _retrieval(module, config, example, sizes)
 
+    flat, structure = _flat(variables), jax.tree.structure(variables)
     written = {
-        name: _serialised(saved.model, one, variables, platforms) for name, one in programs.items()
+        name: _serialised(saved.model, one, flat, structure, platforms)
+        for name, one in programs.items()
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         for name, (content, _) in written.items():
             (aside / f"{name}.program").write_bytes(content)
-        np.savez(aside / "variables.npz", **_flat(variables))
+        np.savez(aside / "variables.npz", **flat)
         if (folder / "rows").is_dir():
             shutil.copytree(folder / "rows", aside / "rows")
         expected = jax.jit(programs["apply"].function)(variables, example)
@@ -189,17 +190,15 @@ def export_run(
 
 
 def _serialised(
-    model: str, program: _Program, variables: Any, platforms: Sequence[str]
+    model: str, program: _Program, flat: dict[str, Any], structure: Any, platforms: Sequence[str]
 ) -> tuple[bytearray, bool]:
     """The program as a function of (flat variables, inputs), and whether it needs Triton."""
-    structure = jax.tree.structure(variables)
-    names = list(_flat(variables))
+    shapes = {name: _shape(x) for name, x in flat.items()}
 
     def function(flat, inputs):
-        whole = jax.tree.unflatten(structure, [flat[name] for name in names])
+        whole = jax.tree.unflatten(structure, [flat[name] for name in shapes])
         return program.function(whole, inputs)
 
-    shapes = {name: _shape(x) for name, x in _flat(variables).items()}
     try:
         # JAX promises nothing of programs with kernels over time; the manifest has its version.
         exported = jax.export.export(
@@ -219,7 +218,7 @@ def _difference(
     aside: Path, example: Batch, expected: dict[str, Any], platforms: Sequence[str]
 ) -> float | None:
     """Distance of the written artifact from the model; None where this machine cannot run it."""
-    if jax.default_backend() not in platforms:
+    if platform() not in platforms:
         return None
     artifact = load(aside)
     if "order" in expected:
@@ -286,16 +285,14 @@ def _retrieval(
     module: Retriever, config: Any, example: Batch, sizes: dict[str, Any]
 ) -> dict[str, _Program]:
     alone = {r: x for r, x in example.items() if r not in ("candidate", "candidate_mask")}
-    items = {
-        field.name: example["candidate"][field.name][:, 0] for field in config.schema.item_fields
-    }
     (count,) = jax.export.symbolic_shape("n")
-    some = {name: _shape(x, (count,)) for name, x in items.items()}
+    names = [field.name for field in config.schema.item_fields]
+    some = {name: _shape(example["candidate"][name][:, 0], (count,)) for name in names}
     return {
         "user_vectors": _Program(
-            lambda v, b: module.user_vectors(v, config, b), alone, _shapes(alone, sizes)
+            lambda v, b: module.user_vectors(v, config, b), _shapes(alone, sizes)
         ),
-        "item_vectors": _Program(lambda v, i: module.item_vectors(v, config, i), items, some),
+        "item_vectors": _Program(lambda v, i: module.item_vectors(v, config, i), some),
     }
 
 
@@ -304,13 +301,11 @@ def _shapes(batch: Batch, sizes: dict[str, Any]) -> Any:
     symbols = dict(zip(sizes, jax.export.symbolic_shape("b, c, g"), strict=True))
     size = {name: fixed or symbols[name] for name, fixed in sizes.items()}
 
-    def shapes(role: str, value: Any) -> Any:
-        lead = (size["requests"],)
-        if role in SECOND_AXIS:
-            lead = (*lead, size[SECOND_AXIS[role]])
+    def shapes(part: str, value: Any) -> Any:
+        lead = tuple(size[SIZES[axis]] for axis in part_of(part).axes if axis in SIZES)
         return jax.tree.map(lambda x: _shape(x, lead), value)
 
-    return {role: shapes(role, value) for role, value in batch.items()}
+    return {part: shapes(part, value) for part, value in batch.items()}
 
 
 def _shape(x: Any, lead: Any = ()) -> jax.ShapeDtypeStruct:
