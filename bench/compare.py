@@ -247,6 +247,6 @@ def flat_metrics(test: dict[str, Any]) -> _Figures:
     return {
         f"{'' if task == first else task}{name}": block[name]
         for task, block in blocks.items()
-        for name in ("auc", "gauc", "logloss")
+        for name in ("auc", "gauc", "logloss", "calibration_loss", "calibration_error")
         if block[name] is not None
     }

@@ -12,7 +12,16 @@ from ..cases import choose
 from ..compare import BOUND, Case, Method, compare
 from ..results import Row
 
-METRICS = ["auc", BOUND, "auc with others' histories", "gauc", "logloss", "recall@50"]
+METRICS = [
+    "auc",
+    BOUND,
+    "auc with others' histories",
+    "gauc",
+    "logloss",
+    "calibration_loss",
+    "calibration_error",
+    "recall@50",
+]
 
 # Few passes over many impressions want larger steps, and one sum over histories of this length
 # a mean. Chosen on the market's validation rounds.

@@ -13,8 +13,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-# How many examples of standardised logits the prior of slope 0 is worth.
-_PRIOR, _STEPS = 1.0, 100
+_STEPS = 100
 # A slope of 0 would make all candidates tie.
 _FLATTEST = 1e-4
 
@@ -34,7 +33,11 @@ Calibrations: TypeAlias = dict[str, Calibration]  # By the name of the logit.
 
 
 def fit_calibration(
-    logit: np.ndarray, label: np.ndarray, weight: np.ndarray | None = None
+    logit: np.ndarray,
+    label: np.ndarray,
+    weight: np.ndarray | None = None,
+    *,
+    prior: float = 1.0,
 ) -> Calibration:
     """Fits slope and intercept by Newton's method.
 
@@ -42,6 +45,7 @@ def fit_calibration(
       logit: (N,) scores.
       label: (N,) in [0, 1].
       weight: (N,) >= 0; 1 by default.
+      prior: how many examples of standardised logits the prior of slope 0 is worth, > 0.
 
     Returns:
       The identity where there is nothing to learn from: no examples, or one class only.
@@ -59,15 +63,15 @@ def fit_calibration(
     for _ in range(_STEPS):
         score = a * z + b
         small = np.exp(-np.abs(score))
-        loss = np.sum(w * (np.maximum(score, 0) - y * score + np.log1p(small))) + _PRIOR * a * a / 2
+        loss = np.sum(w * (np.maximum(score, 0) - y * score + np.log1p(small))) + prior * a * a / 2
         if previous - loss < 1e-10 * total:
             break
         previous = loss
         p = np.where(score >= 0, 1.0, small) / (1.0 + small)
         g, h = w * (p - y), np.maximum(w * p * (1 - p), 1e-12)
-        gradient = np.array([np.sum(g * z) + _PRIOR * a, np.sum(g)])
+        gradient = np.array([np.sum(g * z) + prior * a, np.sum(g)])
         hessian = np.array(
-            [[np.sum(h * z * z) + _PRIOR, np.sum(h * z)], [np.sum(h * z), np.sum(h)]]
+            [[np.sum(h * z * z) + prior, np.sum(h * z)], [np.sum(h * z), np.sum(h)]]
         )
         step = np.linalg.solve(hessian, gradient)
         # Far from the optimum a whole step may go too far.

@@ -19,6 +19,7 @@ from jaxtyping import Real, Shaped
 import numpy as np
 
 from .bootstrap import pairs_of, weighted_auc
+from .calibration import fit_calibration
 from .checked import Label, Labels, Mask, Score, Scores, binary, ratio, starts_of, weights_of
 from .lists import ndcg_at_k
 from .segments import Segments
@@ -134,6 +135,21 @@ def calibration_error(
     return float(np.sum(np.abs(np.bincount(bin_of, gap, minlength=bins))) / total)
 
 
+def calibration_loss(logit: Score, label: Label, weight: Score | None = None) -> float:
+    """Log-loss that the Platt scaling fitted on these very labels would save, in nats; >= 0.
+
+    What a calibration fitted elsewhere leaves on the table. NaN if empty.
+    """
+    x = np.asarray(logit, np.float64)
+    weight = weights_of(weight, x)
+    if not np.isfinite(x).all() or not weight.sum() > 0.0:
+        return math.nan
+    weight = weight / weight.mean()  # The prior is to be worth nothing, whatever their scale.
+    best = fit_calibration(x, label, weight, prior=1e-6)(x)
+    saved = logloss_from_logit(x, label, weight) - logloss_from_logit(best, label, weight)
+    return max(0.0, saved)
+
+
 def evaluate(
     logit: Scores,
     label: Labels,
@@ -159,7 +175,8 @@ def evaluate(
 
     Returns:
       "examples", "positives", "requests" (those with a candidate), "auc", "gauc", "logloss",
-      "calibration", "calibration_error", "ndcg@k", and, with segments,
+      "calibration", "calibration_error", "calibration_loss" (the log-loss that the Platt scaling
+      fitted on these very labels would save), "ndcg@k", and, with segments,
       "by": {name: {segment as text: the same metrics}}, of the `segments.MOST` largest; where there
       are more, "left out of by": {name: {"segments": how many, "examples": of them}}. What is
       undefined is None; so is "ndcg@k" where no request has two candidates to put in order.
@@ -213,6 +230,7 @@ def _metrics(
         "logloss": logloss_from_logit(x, y, w),
         "calibration": calibration(p, y, w),
         "calibration_error": calibration_error(p, y, w),
+        "calibration_loss": calibration_loss(x, y, w),
         f"ndcg@{k}": math.nan,
     }
     if user is not None:

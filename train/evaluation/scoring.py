@@ -20,7 +20,7 @@ from .retrieval import evaluate_retrieval
 
 _BATCH_SIZE = 8192
 _GIVEN = "_given_"
-_OF_PROBABILITIES = ("logloss", "calibration", "calibration_error")
+_OF_PROBABILITIES = ("logloss", "calibration", "calibration_error", "calibration_loss")
 
 
 @functools.lru_cache(maxsize=16)

@@ -11,6 +11,7 @@ from recjax.train.evaluation.metrics import (
     auc,
     calibration,
     calibration_error,
+    calibration_loss,
     evaluate,
     gauc,
     logloss,
@@ -296,6 +297,23 @@ def requests(seed=0):
     return logit, label, mask, user
 
 
+def test_calibration_loss_is_what_the_best_slope_and_intercept_save():
+    random = np.random.default_rng(0)
+    logit = random.normal(size=20_000)
+    label = (random.random(20_000) < sigmoid(logit)).astype(float)
+    assert calibration_loss(logit, label) == pytest.approx(0, abs=1e-4)
+    loud = 3 * logit + 1
+    saved = logloss_from_logit(loud, label) - logloss_from_logit(logit, label)
+    assert calibration_loss(loud, label) == pytest.approx(saved, abs=2e-4)
+    assert saved > 0.2
+
+
+def test_calibration_loss_where_undefined():
+    assert math.isnan(calibration_loss(EMPTY, EMPTY))
+    assert math.isnan(calibration_loss(np.array([math.inf]), np.array([1])))
+    assert calibration_loss(np.array([1.0, 2.0]), np.array([1, 1])) == 0.0
+
+
 def test_evaluate_holds_every_metric():
     logit, label, mask, user = requests()
     users = np.repeat(user[:, None], 4, axis=1)[mask]
@@ -310,6 +328,7 @@ def test_evaluate_holds_every_metric():
         "logloss": logloss_from_logit(x, y),
         "calibration": calibration(sigmoid(x), y),
         "calibration_error": calibration_error(sigmoid(x), y),
+        "calibration_loss": calibration_loss(x, y),
         "ndcg@2": ndcg_at_k(logit[lists], label[lists], mask[lists], k=2),
     }
 
