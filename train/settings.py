@@ -43,7 +43,8 @@ class DataSettings(Protocol):
       history: newest events of a user that the model sees.
       leave_out: fields that the model is not to see, NAME or ROLE.NAME.
       crosses: combinations of id fields to add, e.g. user.city*candidate.category.
-      cross_rows: rows of each cross's table. cross_history: newest events that are crossed.
+      cross_rows: rows of each cross's table.
+      cross_history: newest events that are crossed.
       statistics: counts of past events to add, e.g. count(item;7d); see `data.fields.statistics`.
     """
 

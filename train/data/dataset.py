@@ -11,8 +11,10 @@ from .declaration.columns import Columns
 from .draws import NEVER, Catalogue
 from .errors import DataError
 from .event_log import EventLog, Requests, leaks
-from .files import MEMORY
 from .protocol import Protocol
+
+MEMORY = "memory"
+"""Kind of source that a run remembers where its data were in memory."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

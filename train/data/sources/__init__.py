@@ -8,10 +8,10 @@ from typing import Any
 
 from ....zoo.features import RowMap, Schema
 from .. import market
-from ..dataset import Dataset
+from ..dataset import MEMORY, Dataset
 from ..declaration.columns import Columns, of_schema
 from ..errors import DataError
-from ..files import MEMORY, InMemory, is_file
+from ..files import InMemory, is_file
 from ..files.lines import OnBadRow
 from ..market import planted, slate_log
 from ..market.slates import SLATES, SlateWorld

@@ -153,8 +153,11 @@ def _paths(path: Where) -> tuple[list[str | RawTable], str | RawTable | None]:
     """The files of impressions, and the file of histories if there is one."""
     if not isinstance(path, InMemory) and Path(path).exists():
         return [str(path)], None
-    in_memory = isinstance(path, InMemory)
-    paths = list(path.tables) if in_memory else [part.strip() for part in str(path).split(",")]
+    paths: list[str | RawTable] = []
+    if isinstance(path, InMemory):
+        paths += path.tables
+    else:
+        paths += [part.strip() for part in str(path).split(",")]
     if len(paths) > 4 or not all(paths):
         raise DataError(
             f"{path}: FILE, FILE,HISTORY_FILE or TRAIN,VALIDATION,TEST[,HISTORY_FILE], got "
