@@ -6,7 +6,7 @@ of candidates that was never seen costs no compilation if its rung was warmed up
 
 from collections.abc import Sequence
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class Recommendation:
     probabilities: dict[str, float]
 
 
+@runtime_checkable
 class Answering(Protocol):
     """What gives answers: a run, or an artifact."""
 
@@ -159,6 +160,18 @@ def _scored(model: Answering, records: Any, unknown: str) -> list[_Scored]:
             one = {name: _row(value, row, len(items)) for name, value in outputs.items()}
             found.append(_Scored([item or {} for item in items], one))
     return found
+
+
+def warm_up(model: Answering, *, requests: int = 1, candidates: int = 100) -> None:
+    """Compiles what every number of requests and candidates up to these needs."""
+    for count in rungs(requests):
+        for width in rungs(candidates, smallest=8):
+            items: list[dict[str, Any]] = [{}] * width
+            record = {"context": {}, "user": {"history": []}, "items": items}
+            batch = model.encode([record] * count)
+            sizes = model.sizes(count, width)
+            outputs = model.outputs(grown(batch, dict(zip("BC", sizes, strict=True))))
+            _numpy(next(iter(outputs.values())))
 
 
 def grown(batch: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
