@@ -16,6 +16,7 @@ import numpy as np
 
 from .export import answers
 from .export.answers import Recommendation as Recommendation
+from .export.inputs import grown
 from .train import launch, reading
 from .train.data.dataset import Dataset as Dataset
 from .train.data.declaration.columns import Columns
@@ -289,7 +290,7 @@ class Run:
         batch = encode(records, self.schema, saved.row_maps, history=history, unknown=unknown)
         if not saved.has_clock:  # The model never saw an age.
             del batch["history_age"]
-        return answers.grown(batch, {"L": history})
+        return grown(batch, {"L": history})
 
     def outputs(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Of a batch of whole-table rows: "logit" and "tasks", or "order"."""
