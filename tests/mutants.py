@@ -198,8 +198,8 @@ MUTANTS = (
     ),
     Mutant(
         "calibration turns the order around", "train/evaluation/calibration.py",
-        "return Calibration(float(slope), float(intercept))",
-        "return Calibration(-float(slope), float(intercept))",
+        "return Calibration(slopes[0] / scale, intercept - slopes[0] / scale * mean)",
+        "return Calibration(-slopes[0] / scale, intercept - slopes[0] / scale * mean)",
         "tests/train/evaluation/test_calibration.py",
     ),
     Mutant(
