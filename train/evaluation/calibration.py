@@ -6,10 +6,11 @@ A model that is selected by its order (AUC) is usually too sure of itself: its l
 than a coin's. With `bend` 0 this is Platt, "Probabilistic outputs for support vector machines",
 1999; without his smoothing of labels. Differs from it in that the slope has a prior of a few
 examples at 0, so that a score that says nothing gets none. The bend is for scores that say more on
-one side than on the other: one slope for low ones, another for high ones, as in Kull et al., "Beta
-calibration", 2017, whose knot is where the model says 1/2; ours is the mean score, as few models'
-scores reach 1/2. Both slopes are > 0: the order stays. Whether to bend, or to leave scores as they
-are, is what held-out users say.
+one side than on the other, as where many positives have no match in the history: one slope for low
+scores, another for high ones, as in Kull et al., "Beta calibration", 2017. Their knot is where the
+model says 1/2, which few models' scores reach; ours is the quantile of scores that fits best. Both
+slopes are > 0: the order stays. Whether to bend, or to leave scores as they are, is what held-out
+users say.
 
 Nothing but NumPy: artifacts are served with it.
 """
@@ -22,8 +23,9 @@ import numpy as np
 _STEPS = 100
 # Of standardised scores. A slope of 0 would make all candidates tie.
 _FLATTEST = 1e-4
-# Of the standardised scores' deviation: how far from the knot one slope has given way to the other.
-_WIDTH = 0.5
+_KNOTS = (0.2, 0.35, 0.5, 0.65, 0.8)  # Quantiles of scores.
+# Of the distance of the quartiles: how far from the knot one slope has given way to the other.
+_WIDTH = 0.25
 _FOLDS = 5
 # With less of either class, what is fitted is noise.
 FEWEST = 20
@@ -70,7 +72,8 @@ def choose_calibration(
 
     Returns:
       The identity where that is as good, and where there are fewer than `FEWEST` positives or
-      negatives.
+      negatives. A bent one only where it is better than a straight one by more than the standard
+      error of what groups gain.
     """
     x, y = np.asarray(logit, np.float64), np.asarray(label, np.float64)
     w = np.ones(len(x)) if weight is None else np.asarray(weight, np.float64)
@@ -81,16 +84,19 @@ def choose_calibration(
     if code.max() + 1 < _FOLDS:
         code = np.arange(len(x))
     fold = np.random.default_rng(0).permutation(code.max() + 1)[code] % _FOLDS
-    kept, least = Calibration(), _loss(x, y, w)
-    for bent in (False, True):
-        held_out = np.empty(len(x))
-        for one in range(_FOLDS):
-            out = fold == one
+    scored = {False: np.empty(len(x)), True: np.empty(len(x))}
+    for one in range(_FOLDS):
+        out = fold == one
+        for bent, held_out in scored.items():
             held_out[out] = fit_calibration(x[~out], y[~out], w[~out], bent=bent)(x[out])
-        loss = _loss(held_out, y, w)
-        if loss < least:
-            kept, least = fit_calibration(x, y, w, bent=bent), loss
-    return kept
+    straight, bent = (w * _losses(held_out, y) for held_out in scored.values())
+    gain = np.bincount(code, straight - bent)
+    if gain.sum() > np.sqrt(np.sum((gain - gain.mean()) ** 2)):
+        straight = bent
+        fitted = fit_calibration(x, y, w, bent=True)
+    else:
+        fitted = fit_calibration(x, y, w)
+    return fitted if straight.sum() < np.sum(w * _losses(x, y)) else Calibration()
 
 
 def fit_calibration(
@@ -101,7 +107,7 @@ def fit_calibration(
     prior: float = 1.0,
     bent: bool = False,
 ) -> Calibration:
-    """Fits slope and intercept by Newton's method.
+    """Fits slope and intercept, and the bend, by Newton's method.
 
     Args:
       logit: (N,) scores.
@@ -124,15 +130,25 @@ def fit_calibration(
     if not bent:
         slopes, intercept = _slopes([z], y, w, prior)
         return Calibration(slopes[0] / scale, intercept - slopes[0] / scale * mean)
-    high = _hinge(z, 0.0, _WIDTH)
-    (low_slope, high_slope), intercept = _slopes([z - high, high], y, w, prior)
-    return Calibration(
-        slope=low_slope / scale,
-        intercept=intercept - low_slope / scale * mean,
-        bend=(high_slope - low_slope) / scale,
-        knot=mean,
-        width=_WIDTH * scale,
-    )
+    lower, upper = _quantiles(z, w, (0.25, 0.75))
+    width = _WIDTH * (upper - lower)
+    if not width > 0:
+        return fit_calibration(x, y, w, prior=prior)
+    best, least = Calibration(), np.inf
+    for knot in _quantiles(z, w, _KNOTS):
+        high = _hinge(z, knot, width)
+        (low_slope, high_slope), intercept = _slopes([z - high, high], y, w, prior)
+        found = Calibration(
+            slope=low_slope / scale,
+            intercept=intercept - low_slope / scale * mean,
+            bend=(high_slope - low_slope) / scale,
+            knot=mean + scale * knot,
+            width=width * scale,
+        )
+        loss = float(np.sum(w * _losses(found(x), y)))
+        if loss < least:
+            best, least = found, loss
+    return best
 
 
 def shift_of(
@@ -161,10 +177,17 @@ def _hinge(x: np.ndarray, knot: float, width: float) -> np.ndarray:
     return np.logaddexp(0.0, (x - knot) / width) * width
 
 
-def _loss(score: np.ndarray, label: np.ndarray, weight: np.ndarray) -> float:
-    """Sum of weighted cross-entropies of log-odds."""
-    each = np.maximum(score, 0) - label * score + np.log1p(np.exp(-np.abs(score)))
-    return float(np.sum(weight * each))
+def _quantiles(x: np.ndarray, weight: np.ndarray, shares: tuple[float, ...]) -> list[float]:
+    """The least x that at least such a share of the weight does not exceed."""
+    order = np.argsort(x)
+    passed = np.cumsum(weight[order])
+    at = np.searchsorted(passed, np.array(shares) * passed[-1])
+    return [float(one) for one in x[order][at]]
+
+
+def _losses(score: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Cross-entropies of log-odds."""
+    return np.maximum(score, 0) - label * score + np.log1p(np.exp(-np.abs(score)))
 
 
 def _slopes(
@@ -196,7 +219,7 @@ def _newton(
     previous = np.inf
     for _ in range(_STEPS):
         score = table @ at
-        loss = _loss(score, label, weight) + float(at @ pull @ at) / 2
+        loss = float(np.sum(weight * _losses(score, label)) + at @ pull @ at / 2)
         if previous - loss < 1e-10 * total:
             break
         previous = loss
