@@ -5,8 +5,7 @@ import math
 from typing import Any
 
 _ERROR = 0.03  # Of `calibration_error`.
-# What chance makes is .8 standard deviations of each of 20 bins, itself with a standard deviation of
-# .17 of that: three more.
+# What chance makes varies by a sixth of itself, as there are 20 bins: three deviations more.
 _NOISES = 1.5
 _RATIO = 1.2  # Of predicted to observed positives, in a segment.
 _DEVIATIONS = 3.0
