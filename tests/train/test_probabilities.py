@@ -16,6 +16,7 @@ from recjax.train.evaluation.scoring import fit_calibrations, reliabilities
 from recjax.train.settings import Settings
 from recjax.zoo import MODELS
 from recjax.zoo.rerank import GENERATORS
+from recjax.zoo.rerank.rewards import Evaluators
 
 SHORT = {"steps": 12, "batch_size": 512, "history": 8}
 
@@ -167,7 +168,7 @@ def test_generators_take_no_prior(data, tmp_path):
             GENERATORS["generator"],
             None,
             data,
-            None,  # type: ignore[arg-type]
+            Evaluators([], None, (1.0,)),
             Settings(**SHORT, positive_rate=0.1),
             tmp_path / "run",
             name="generator",

@@ -27,6 +27,8 @@ _KNOTS = (0.2, 0.35, 0.5, 0.65, 0.8)  # Quantiles of scores.
 # Of the distance of the quartiles: how far from the knot one slope has given way to the other.
 _WIDTH = 0.25
 _FOLDS = 5
+# More examples than this are merged with those of like scores.
+_POINTS = 20_000
 # With less of either class, what is fitted is noise.
 FEWEST = 20
 
@@ -87,16 +89,15 @@ def choose_calibration(
     scored = {False: np.empty(len(x)), True: np.empty(len(x))}
     for one in range(_FOLDS):
         out = fold == one
+        points = _merged(x[~out], y[~out], w[~out])
         for bent, held_out in scored.items():
-            held_out[out] = fit_calibration(x[~out], y[~out], w[~out], bent=bent)(x[out])
-    straight, bent = (w * _losses(held_out, y) for held_out in scored.values())
-    gain = np.bincount(code, straight - bent)
-    if gain.sum() > np.sqrt(np.sum((gain - gain.mean()) ** 2)):
-        straight = bent
-        fitted = fit_calibration(x, y, w, bent=True)
-    else:
-        fitted = fit_calibration(x, y, w)
-    return fitted if straight.sum() < np.sum(w * _losses(x, y)) else Calibration()
+            held_out[out] = fit_calibration(*points, bent=bent)(x[out])
+    lost = {bent: w * _losses(held_out, y) for bent, held_out in scored.items()}
+    gain = np.bincount(code, lost[False] - lost[True])
+    bent = bool(gain.sum() > np.sqrt(np.sum((gain - gain.mean()) ** 2)))
+    if not lost[bent].sum() < np.sum(w * _losses(x, y)):
+        return Calibration()
+    return fit_calibration(*_merged(x, y, w), bent=bent)
 
 
 def fit_calibration(
@@ -183,6 +184,21 @@ def _quantiles(x: np.ndarray, weight: np.ndarray, shares: tuple[float, ...]) -> 
     passed = np.cumsum(weight[order])
     at = np.searchsorted(passed, np.array(shares) * passed[-1])
     return [float(one) for one in x[order][at]]
+
+
+def _merged(
+    x: np.ndarray, label: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores, labels and weights of at most `_POINTS` examples that stand for all."""
+    if len(x) <= _POINTS:
+        return x, label, weight
+    order = np.argsort(x)
+    start = np.arange(_POINTS) * len(x) // _POINTS
+    total, score, positive = (
+        np.add.reduceat(each[order], start) for each in (weight, weight * x, weight * label)
+    )
+    some = total > 0
+    return score[some] / total[some], positive[some] / total[some], total[some]
 
 
 def _losses(score: np.ndarray, label: np.ndarray) -> np.ndarray:

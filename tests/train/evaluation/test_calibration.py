@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from recjax.train.evaluation import calibration
 from recjax.train.evaluation.calibration import (
     FEWEST,
     Calibration,
@@ -210,3 +211,23 @@ def test_a_shift_is_relative_to_the_weighted_share():
     assert shift_of(0.1, label, weight) == pytest.approx(np.log(0.1 / 0.9) - np.log(2 / 4))
     assert shift_of(1 / 3, label) == pytest.approx(0, abs=1e-12)
     assert shift_of(0.1, label[1:]) is None and shift_of(0.1, label[:1]) is None
+
+
+@pytest.mark.parametrize("bent", [False, True])
+def test_many_examples_are_merged_with_their_like(bent, monkeypatch):
+    """Two thousand points say what forty thousand examples do."""
+    logit, label, _ = bent_scores(0.2, 1.2 if bent else 0.2, size=40_000)
+    weight = np.random.default_rng(0).integers(0, 3, len(logit)).astype(float)
+    whole = fit_calibration(logit, label, weight, bent=bent)
+    monkeypatch.setattr(calibration, "_POINTS", 2000)
+    counted, genuine = [], calibration.fit_calibration
+
+    def counting(points, *rest, **options):
+        counted.append(len(points))
+        return genuine(points, *rest, **options)
+
+    monkeypatch.setattr(calibration, "fit_calibration", counting)
+    merged = choose_calibration(logit, label, weight)
+    assert max(counted) <= 2000
+    assert bool(merged.bend) == bent
+    np.testing.assert_allclose(merged(logit), whole(logit), atol=0.02)
