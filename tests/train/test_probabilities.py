@@ -6,10 +6,12 @@ import json
 import numpy as np
 import pytest
 
+from recjax import api
 from recjax.train import launch, loop, rerank, run
 from recjax.train.data.event_log import Requests
 from recjax.train.data.sources import open_source
 from recjax.train.defaults import model_config
+from recjax.train.evaluation import metrics
 from recjax.train.evaluation.calibration import Calibration, choose_calibration, shift_of
 from recjax.train.evaluation.reliability import reliability
 from recjax.train.evaluation.scoring import fit_calibrations, reliabilities
@@ -123,6 +125,8 @@ def test_a_run_keeps_its_prior_and_its_metrics_know_nothing_of_it(plain, data, t
     assert found == {**without, "click": without["click"]._replace(shift=shift)}
     assert found["click"].served(np.zeros(1)) - found["click"](np.zeros(1)) == shift
     assert launch.evaluate_run(shifted)["test"] == again["test"]
+    predicted = api.load(shifted).probability("click", np.zeros(1))
+    assert predicted == metrics.sigmoid(found["click"].served(np.zeros(1)))
     assert json.loads((shifted / "config.json").read_text())["settings"]["positive_rate"] == 0.001
 
 
