@@ -22,7 +22,7 @@ from . import checkpoints, run
 from .data.batches.deduplicate import Pulled
 from .data.batches.pipeline import TrainingBatches
 from .data.dataset import Dataset
-from .evaluation.miscalibration import miscalibrated
+from .evaluation.miscalibration import miscalibrated, warning_of
 from .evaluation.scoring import (
     evaluate,
     fit_calibrations,
@@ -157,8 +157,7 @@ def fit(
         if gives_probabilities(model):
             faults = [f"{part}, {line}" for part in judged for line in miscalibrated(judged[part])]
         if faults:
-            more = f", and {len(faults) - 1} more, see metrics.json" if len(faults) > 1 else ""
-            progress.print(f"warning: probabilities are off: {faults[0]}{more}")
+            progress.print(warning_of(faults))
         results = {
             **run.head_of(name, source, settings.seed, dataset, best),
             "train": {

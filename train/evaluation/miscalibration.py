@@ -23,6 +23,12 @@ def miscalibrated(block: dict[str, Any]) -> list[str]:
     return [line for task, one in block.items() for line in _faults(one, f"{task}: ")]
 
 
+def warning_of(faults: list[str]) -> str:
+    """One line, given at least one."""
+    more = f", and {len(faults) - 1} more, see metrics.json" if len(faults) > 1 else ""
+    return f"warning: probabilities are off: {faults[0]}{more}"
+
+
 def _faults(block: dict[str, Any], whose: str) -> Iterator[str]:
     error, noise = block.get("calibration_error"), block.get("calibration_noise")
     if error is not None and noise is not None and error > _ERROR + _NOISES * noise:

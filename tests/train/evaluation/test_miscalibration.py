@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from recjax.train.evaluation import metrics
-from recjax.train.evaluation.miscalibration import miscalibrated
+from recjax.train.evaluation.miscalibration import miscalibrated, warning_of
 
 
 def block(odds, probability, *, seed=0, segment=None):
@@ -70,3 +70,8 @@ def test_how_far_a_segment_may_be_off(calibration, positives, said):
     part = {"calibration": calibration, "positives": positives}
     whole = {"requests": 5, "calibration_error": None, "by": {"scene": {"home": part}}}
     assert bool(miscalibrated(whole)) == said
+
+
+def test_a_warning_is_one_line():
+    assert warning_of(["a"]) == "warning: probabilities are off: a"
+    assert warning_of(["a", "b", "c"]).endswith("off: a, and 2 more, see metrics.json")
