@@ -307,7 +307,7 @@ class Run:
 
     def probability(self, task: str, logit: np.ndarray) -> np.ndarray:
         """Calibrated probabilities of a task's logits."""
-        return sigmoid(self._trained.calibrations.get(task, Calibration())(logit))
+        return sigmoid(self._trained.calibrations.get(task, Calibration()).served(logit))
 
     def sizes(self, requests: int, candidates: int) -> tuple[int, int]:
         """Sizes in which so many are computed."""
