@@ -19,8 +19,9 @@ import numpy as np
 from . import transforms
 from .cross import add_crosses
 from .record_keys import (
-    keys_of_dicts,
+    keys_of_levels,
     keys_of_table,
+    levels_of,
     require_known_keys,
     require_whole_ids,
 )
@@ -128,9 +129,10 @@ def encode(
     elif not records.num_rows and not records.column_names:
         records = []  # Arrow knows no columns of an empty list.
     if isinstance(records, list):
+        levels = levels_of(records)
         if unknown == "error":
-            require_known_keys(schema, keys_of_dicts(records))
-        require_whole_ids(schema, records)
+            require_known_keys(schema, keys_of_levels(levels))
+        require_whole_ids(schema, levels)
         try:
             records = pa.Table.from_pylist(records, schema=record_type(schema))
         except (pa.ArrowException, TypeError, OverflowError) as error:
