@@ -75,7 +75,7 @@ format: $(READY)  ## put the tree into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-results: $(READY) $(PARITY)/.ready  ## the tables of the README, made anew (some hours)
+results: $(READY) $(PARITY)/.ready  ## the figures of all pages, made anew (some hours)
 	$(BIN)/recjax bench accuracy --out bench/results/accuracy
 	$(BIN)/recjax bench worlds --out bench/results/worlds
 	$(BIN)/recjax bench pipeline --out bench/results/pipeline
@@ -89,7 +89,7 @@ results: $(READY) $(PARITY)/.ready  ## the tables of the README, made anew (some
 		$(BIN)/recjax bench last --only $$case --out bench/results/last/$$case; done
 	$(BIN)/recjax bench last --only "no context" --out bench/results/last/no-context
 	$(PARITY)/bin/python -m recjax.bench training --out bench/results/training
-	$(BIN)/python -m recjax.bench.readme
+	$(BIN)/python -m recjax.bench.pages
 	$(BIN)/jupyter execute --inplace colab/*.ipynb
 
 $(VENV)/.ready: EXTRA := dev
