@@ -92,8 +92,7 @@ def encode(
       ValueError: naming the column, if a value cannot be read as its field says, or a key is not
         one of the schema's.
 
-    Example:
-
+    Examples:
       >>> import numpy as np
       >>> from recjax.zoo.features import Field, KnownRows, Schema, Table, encode, signatures
       >>> schema = Schema(
