@@ -124,6 +124,12 @@ def test_figures_are_rendered_from_the_result_files(name):
     assert pages.render(PAGES[name]) == PAGES[name]
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_no_line_begins_with_a_figure(name):
+    """Markdown takes a line that begins with a comment as HTML, and shows its links as text."""
+    assert not re.search(r"^\s*(?:[-*] )?<!-- value:", PAGES[name], re.MULTILINE)
+
+
 def test_the_readme_shows_no_table_of_results():
     assert "<!-- results:" not in README and len(README.splitlines()) <= 160
 
