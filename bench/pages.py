@@ -1,16 +1,21 @@
 """`python -m recjax.bench.pages`: renders the figures of all pages from the committed result files.
 
-A page is `README.md` or a file of Markdown below `docs/`. Two marks stand in it:
+A page is `README.md` or a file of Markdown below `docs/`. Three marks stand in it:
 
     <!-- results: SUITE | METRIC; METRIC -->                      a table, up to <!-- end -->
     <!-- results: SUITE: CASE; CASE | METRIC -->                  a table of these cases
     <!-- value: SUITE; CASE; METHOD; METRIC -->0.5<!-- end -->    one figure within a line
+    <!-- holds: SUITE; CASE; METRIC; METHOD > METHOD ~ 0 -->      what the text claims
 
 A suite that takes hours may have been run in parts (`--only`), each into a folder of its own; of
 each case the newest run counts. A table shows the cases that have its first metric, so that one
-suite may fill several.
+suite may fill several. A claim compares methods or numbers by their spreads over seeds or repeats:
+`>` is larger beyond them, `~` says that they overlap. A claim that the figures do not bear out is
+an error: the text has to change with them.
 """
 
+from collections.abc import Callable
+import functools
 from pathlib import Path
 import re
 from typing import NamedTuple
@@ -21,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 _TABLE = re.compile(
     r"(<!-- results: (\w+)(?:: ([^|>]+))? \| ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL
 )
+_CLAIM = re.compile(r"<!-- holds: (.+) -->")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _VALUE = re.compile(r"(<!-- value: ([^>]+) -->)[^<\n]*(<!-- end -->)")
 
 
@@ -42,14 +49,16 @@ def render(text: str, folder: Path = ROOT / "bench" / "results") -> str:
 
     Raises:
       FileNotFoundError: a suite without results.
-      ValueError: a case, or a single figure, that no result file has.
+      ValueError: a case, or a single figure, that no result file has, or a claim that is not so.
     """
+
+    newest = functools.cache(functools.partial(_newest, folder))
 
     def table(match: re.Match[str]) -> str:
         opening, suite, wanted, metrics, closing = match.groups()
         columns = [metric.strip() for metric in metrics.split(";")]
         only = [case.strip() for case in wanted.split(";")] if wanted else None
-        cases = _newest(folder, suite)
+        cases = newest(suite)
         for name in only or ():
             _require(name in cases, f"case {name!r} of suite {suite!r}")
         shown = [
@@ -63,17 +72,36 @@ def render(text: str, folder: Path = ROOT / "bench" / "results") -> str:
 
     def value(match: re.Match[str]) -> str:
         opening, address, closing = match.groups()
-        suite, name, method, metric = (part.strip() for part in address.split(";"))
-        case = _newest(folder, suite).get(name)
-        found = (
-            [row for row in case.rows if (row.method, row.metric) == (method, metric)]
-            if case
-            else []
-        )
-        _require(bool(found), f"{metric!r} of {method!r} in case {name!r} of suite {suite!r}")
-        return f"{opening}{results.number(found[0].value)}{closing}"
+        suite, case, method, metric = (part.strip() for part in address.split(";"))
+        return f"{opening}{results.number(find(suite, case, method, metric).value)}{closing}"
 
+    def find(suite: str, case: str, method: str, metric: str) -> results.Row:
+        rows = newest(suite)[case].rows if case in newest(suite) else []
+        found = [row for row in rows if (row.method, row.metric) == (method, metric)]
+        _require(bool(found), f"{metric!r} of {method!r} in case {case!r} of suite {suite!r}")
+        return found[0]
+
+    for claim in _CLAIM.findall(text):
+        _check(claim, find)
     return _VALUE.sub(value, _TABLE.sub(table, text))
+
+
+def _check(claim: str, find: Callable[[str, str, str, str], results.Row]) -> None:
+    """Raises ValueError unless every pair of neighbours in a claim is as it says."""
+    suite, case, metric, chain = (part.strip() for part in claim.split(";"))
+    # Methods at even places, relations between them.
+    parts = re.split(r"\s([>~])\s", chain)
+    spreads = []
+    for name in parts[::2]:
+        if _NUMBER.fullmatch(name):
+            spreads.append((float(name), float(name)))
+        else:
+            row = find(suite, case, name, metric)
+            spreads.append((row.low, row.high))
+    for relation, first, second in zip(parts[1::2], spreads, spreads[1:], strict=False):
+        larger, overlap = first[0] > second[1], first[0] <= second[1] and second[0] <= first[1]
+        if not (larger if relation == ">" else overlap):
+            raise ValueError(f"It does not hold that {claim}: {first} and {second}.")
 
 
 def _newest(folder: Path, suite: str) -> dict[str, _Case]:

@@ -194,6 +194,42 @@ def test_a_single_figure_stands_in_a_line(tmp_path):
             pages.render(page.replace(word, other), tmp_path)
 
 
+@pytest.mark.parametrize(
+    "chain, holds",
+    [
+        ("din, large > mlp", True),
+        ("mlp > din, large", False),
+        ("din, large ~ mlp", False),
+        ("mlp ~ dien", True),
+        ("mlp > dien", False),
+        ("din, large > mlp ~ dien", True),
+        ("din, large > mlp > dien", False),
+        ("mlp > 0.35", True),
+        ("1 > din, large", True),
+        ("-1 > mlp", False),
+        ("mlp ~ 0.4", True),
+    ],
+)
+def test_a_claim_holds_or_is_refused(chain, holds, tmp_path):
+    rows = [
+        results.Row.of("a case, control", method, "auc", values)
+        for method, values in (
+            ("din, large", [0.7, 0.8, 0.6]),
+            ("mlp", [0.4, 0.5]),
+            ("dien", [0.5, 0.6, 0.3]),
+        )
+    ]
+    results.write(tmp_path / "suite", "suite", "a command", 0, rows)
+    page = f"din is ahead\n\n<!-- holds: suite; a case, control; auc; {chain} -->\n"
+    if holds:
+        assert pages.render(page, tmp_path) == page
+    else:
+        with pytest.raises(ValueError, match="does not hold that suite; a case, control; auc;"):
+            pages.render(page, tmp_path)
+    with pytest.raises(ValueError, match="no result of 'auc' of 'nobody'"):
+        pages.render(page.replace(chain, "nobody > 0"), tmp_path)
+
+
 def test_tables_name_units_once():
     rows = [results.Row.of("case", "a", "size", [12.3456], "MiB")]
     rows += [results.Row.of("case", "a", "ms per step", [123.456], "ms")]
