@@ -1,6 +1,7 @@
 """The command line: parses, calls a library function, prints. No logic of its own.
 
     recjax train MODEL [--data SOURCE] [--out DIR] ...     recjax evaluate DIR [--data SOURCE]
+    recjax predict DIR --records FILE                      recjax recommend DIR --records FILE
     recjax inspect [--data SOURCE]                         recjax demo
     recjax bench SUITE [--out DIR]                         recjax export DIR --format F --out DIR
 
@@ -8,8 +9,11 @@ Bad input ends with one line on standard error and exit code 2.
 """
 
 import argparse
+import dataclasses
 import json
+from pathlib import Path
 import sys
+import textwrap
 from typing import Any, NoReturn
 
 from . import __version__
@@ -35,6 +39,43 @@ class _Help(argparse.HelpFormatter):
         return super()._expand_help(action).format_map(_Names())
 
 
+_FLAGS = {
+    "epochs": "passes over the training data",
+    "steps": "stop after so many steps",
+    "batch_size": "labelled candidates per step",
+    "history": "newest events of a user that the model sees",
+    "max_train_per_user": "newest training targets per user, for logs of events",
+    "seed": "of parameters, order, negatives, dropout",
+}
+"""Options of a training that have a flag of their own."""
+
+
+class _HelpWithOptions(argparse.Action):
+    """Shows the help of a command, and every option of the model that was named before it."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any
+    ) -> None:
+        parser.print_help()
+        if namespace.model is not None:
+            from .train.defaults import options_with_defaults
+
+            try:
+                known = options_with_defaults(namespace.model)
+            except ValueError as error:
+                parser.error(str(error))
+            for of in ("model", "training"):
+                print(f"\noptions of the {of} (--set KEY=VALUE):")
+                for option in (one for one in known if one.of == of):
+                    default = option.default
+                    if isinstance(default, tuple):
+                        default = ",".join(map(str, default))
+                    text = f"{option.meaning} (default: {default if default != '' else 'none'})"
+                    print(f"  {option.name}={option.kind}")
+                    print(textwrap.indent(textwrap.fill(text.strip(), 88), " " * 8))
+        parser.exit()
+
+
 class _Parser(argparse.ArgumentParser):
     """Errors in one line; the usage is a `--help` away."""
 
@@ -48,8 +89,10 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
-    options = _parser().parse_args(arguments)
+    options, unknown = _parser().parse_known_args(arguments)
     try:
+        if unknown:
+            raise ValueError(_unknown(unknown[0], options))
         options.command(options)
     except (ValueError, OSError, ArithmeticError, MemoryError) as error:
         if options.debug:
@@ -68,6 +111,24 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _unknown(argument: str, options: argparse.Namespace) -> str:
+    """The message for an argument that no command has; an option of a model needs --set."""
+    from .train.defaults import ALL
+    from .train.options import names_of, nearest
+    from .train.settings import Settings
+
+    key = argument.partition("=")[0]
+    known = names_of(Settings)
+    if getattr(options, "model", None) in ALL:
+        known |= names_of(ALL[options.model].Config)
+    near = nearest(key, sorted(known)) if key.startswith("--") else None
+    if near is None or not hasattr(options, "overrides"):
+        return f"unknown argument {argument!r}; see recjax COMMAND --help."
+    flag = near.replace("_", "-")
+    how = f"--{flag} N" if near in _FLAGS else f"--set {near}=..."
+    return f"unknown argument {argument!r}; did you mean {how}?"
+
+
 def _complain(message: str) -> None:
     print(f"recjax: error: {' '.join(message.split())}", file=sys.stderr)
 
@@ -78,7 +139,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    train = commands.add_parser("train", help="train a model on a source of data")
+    train = commands.add_parser("train", help="train a model on a source of data", add_help=False)
+    train.add_argument(
+        "-h",
+        "--help",
+        nargs=0,
+        action=_HelpWithOptions,
+        help="show this message; `recjax train MODEL --help` adds every option of the model",
+    )
     train.add_argument("model", metavar="MODEL", help="{models}")
     train.add_argument(
         "--data",
@@ -95,15 +163,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_worth(train)
     train.add_argument("--out", metavar="DIR", help="folder of the run (default: new, in runs/)")
-    for name, what in (
-        ("epochs", "passes over the training data"),
-        ("steps", "stop after so many steps"),
-        ("batch-size", "labelled candidates per step"),
-        ("history", "newest events of a user that the model sees"),
-        ("max-train-per-user", "newest training targets per user, for logs of events"),
-        ("seed", "of parameters, order, negatives, dropout"),
-    ):
-        train.add_argument(f"--{name}", type=int, metavar="N", help=what)
+    for name, what in _FLAGS.items():
+        train.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=what)
     train.add_argument(
         "--set",
         action="append",
@@ -127,6 +188,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_columns(train)
     train.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    train.add_argument(
+        "--warm-start",
+        metavar="DIR",
+        help="run of the same model whose parameters this one begins with",
+    )
     train.set_defaults(command=_train)
 
     evaluate = commands.add_parser("evaluate", help="score a source with a trained run")
@@ -143,6 +209,30 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--on-bad-row", choices=("stop", "skip"), default="stop")
     _add_columns(evaluate)
     evaluate.set_defaults(command=_evaluate)
+
+    predict = commands.add_parser(
+        "predict", help="calibrated probabilities of every candidate, a JSON line per record"
+    )
+    predict.set_defaults(command=_predict)
+    recommend = commands.add_parser(
+        "recommend", help="the best candidates of every record, a JSON line per record"
+    )
+    recommend.add_argument("--k", type=int, default=10, metavar="N", help="how many (10)")
+    recommend.set_defaults(command=_recommend)
+    for command in (predict, recommend):
+        command.add_argument("folder", metavar="DIR", help="folder of a run, or of an artifact")
+        command.add_argument(
+            "--records",
+            required=True,
+            metavar="FILE",
+            help="request records as JSON Lines, JSON or Parquet; - reads standard input",
+        )
+        command.add_argument(
+            "--unknown",
+            choices=("error", "ignore"),
+            default="error",
+            help="what to do with keys that the schema has not",
+        )
 
     inspect = commands.add_parser("inspect", help="hit rates and drift of a source's fields")
     inspect.add_argument("--data", metavar="SOURCE", default="market", help="see train")
@@ -231,32 +321,36 @@ def _add_columns(command: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from .train import launch
+    from . import api
+    from .train.options import options_of
 
-    names = ("epochs", "steps", "batch_size", "history", "max_train_per_user", "seed")
-    folder, results = launch.train(
+    run = api.train(
         options.model,
-        source=options.data,
+        data=options.data,
         evaluators=options.evaluators,
         worth=options.worth,
         out=options.out,
-        settings={n: getattr(options, n) for n in names if getattr(options, n) is not None},
-        overrides=options.overrides,
+        options={
+            **{n: getattr(options, n) for n in _FLAGS if getattr(options, n) is not None},
+            **options_of(options.overrides),
+        },
         resume=options.resume,
+        warm_start=options.warm_start,
         on_bad_row=options.on_bad_row,
         columns=options.columns,
         devices=options.devices,
     )
-    _show({"out": str(folder), "train": results["train"], "test": results["test"]})
+    results = run.metrics
+    _show({"out": str(run.folder), "train": results["train"], "test": results["test"]})
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from .train import launch
+    from . import api
+    from .train.options import options_of
 
-    results = launch.evaluate_run(
-        options.folder,
-        source=options.data,
-        overrides=options.overrides,
+    results = api.load(options.folder).evaluate(
+        data=options.data,
+        options=options_of(options.overrides),
         on_bad_row=options.on_bad_row,
         columns=options.columns,
         quiet=False,
@@ -264,12 +358,43 @@ def _evaluate(options: argparse.Namespace) -> None:
     _show(results)
 
 
+def _predict(options: argparse.Namespace) -> None:
+    from .export.records import read_records
+
+    records = read_records(options.records)
+    for one in _answering(options.folder).predict(records, unknown=options.unknown):
+        print(json.dumps({task: values.tolist() for task, values in one.items()}))
+
+
+def _recommend(options: argparse.Namespace) -> None:
+    from .export.records import read_records
+
+    records = read_records(options.records)
+    for best in _answering(options.folder).recommend(records, options.k, unknown=options.unknown):
+        found = [dataclasses.asdict(one) for one in best]
+        for one in found:
+            one["score"] = None if one["score"] != one["score"] else one["score"]
+        print(json.dumps(found))
+
+
+def _answering(folder: str) -> Any:
+    """The run, or the artifact, in a folder."""
+    from .export import artifact
+
+    if (Path(folder) / artifact.MANIFEST).is_file():
+        return artifact.load(folder)
+    from . import api
+
+    return api.load(folder)
+
+
 def _inspect(options: argparse.Namespace) -> None:
     from .train import launch
+    from .train.options import options_of
 
     launch.inspect(
         options.data,
-        overrides=options.overrides,
+        options=options_of(options.overrides),
         history=options.history,
         on_bad_row=options.on_bad_row,
         columns=options.columns,

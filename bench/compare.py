@@ -21,6 +21,7 @@ from ..train.data.sources import open_source
 from ..train.evaluation import baselines, bootstrap, metrics
 from ..train.evaluation.scoring import exchange_histories, predict
 from ..train.inspection.hit_rates import hit_rates
+from ..train.reading import prepared
 from .process import in_process
 from .results import Row
 
@@ -152,15 +153,13 @@ def train(job: dict[str, Any]) -> _Outcome:
     with tempfile.TemporaryDirectory() as place:
         folder, results = launch.train(
             job["model"],
-            source=job["source"],
-            dataset=dataset,
+            data=dataset,
             out=Path(place) / "run",
-            settings={"seed": job["seed"]},
-            overrides=job["overrides"],
+            options={"seed": job["seed"], **launch.options_of(job["overrides"])},
         )
         figures = flat_metrics(results["test"])
         if "auc" in figures:
-            other = launch.evaluate_run(folder, dataset=dataset, change=exchange_histories)
+            other = launch.evaluate_run(folder, data=dataset, change=exchange_histories)
             figures["auc with others' histories"] = flat_metrics(other["test"])["auc"]
         trained = launch.load_run(folder)
         if job["fitted"]:
@@ -176,7 +175,7 @@ def train(job: dict[str, Any]) -> _Outcome:
 def fitted(trained: launch.Trained, dataset: Dataset) -> _Figures:
     """Fit of a run to its training requests, and to candidates that it rarely saw."""
     history = trained.saved.settings.history
-    dataset = launch.prepared(dataset, trained.saved.settings)
+    dataset = prepared(dataset, trained.saved.settings)
     task, found = dataset.schema.tasks[0], {}
     score = functools.partial(
         predict, trained.module, trained.config, trained.variables, dataset, history=history
@@ -200,7 +199,7 @@ def fitted(trained: launch.Trained, dataset: Dataset) -> _Figures:
 
 def _save_scores(path: Path, trained: launch.Trained, dataset: Dataset) -> None:
     """Score, label and user of every test candidate; of the first task."""
-    dataset = launch.prepared(dataset, trained.saved.settings)
+    dataset = prepared(dataset, trained.saved.settings)
     logits = predict(
         trained.module,
         trained.config,

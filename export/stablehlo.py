@@ -28,7 +28,7 @@ import numpy as np
 
 from ..train import launch, run
 from ..zoo.batch import Batch, part_of, served
-from ..zoo.contract import Generator, Retriever
+from ..zoo.contract import Generator, Model, Retriever
 from ..zoo.features import Schema, example_batch
 from ..zoo.rerank import GENERATORS, last
 from .artifact import MANIFEST, SIZES, TRITON, ArtifactError, checksum, load, platform
@@ -55,6 +55,7 @@ def export_run(
     requests: int | None = None,
     candidates: int | None = None,
     platforms: Sequence[str] = PLATFORMS,
+    model: Model | None = None,
 ) -> dict[str, Any]:
     """Exports the best variables of a run, and proves that the artifact gives the same answers.
 
@@ -68,6 +69,7 @@ def export_run(
         `zoo.rerank.rewards.Evaluators`. A click 1 by default, other tasks nothing.
       requests: fixed number of requests in the program; any by default.
       candidates: the same of candidates.
+      model: the module of a model of one's own.
       platforms: of "cpu", "cuda" and "tpu", for which the program is made.
 
     Returns:
@@ -85,8 +87,8 @@ def export_run(
       >>> from recjax.export.stablehlo import export_run
       >>> from recjax.train import launch
       >>> run, out = tempfile.mkdtemp(), tempfile.mkdtemp()
-      >>> options = ["steps=2", "tower_units=8", "history=5"]
-      >>> _ = launch.train("mlp", source="market:tiny", out=run, overrides=options, quiet=True)
+      >>> options = {"steps": 2, "tower_units": 8, "history": 5}
+      >>> _ = launch.train("mlp", data="market:tiny", out=run, options=options, quiet=True)
       >>> _ = export_run(run, out, platforms=["cpu"])
       >>> artifact = load(out)
       >>> items = [{"item": 3}, {"item": 5}]
@@ -106,7 +108,7 @@ def export_run(
             "A program of fixed sizes is for one platform, whose kernels it may hold: name it "
             f"(--platform), got {', '.join(platforms)}."
         )
-    trained = launch.load_run(folder)
+    trained = launch.load_run(folder, model)
     module, config, saved = trained.module, trained.config, trained.saved
     if module.KIND == "evaluator":
         if candidates not in (None, config.slots):

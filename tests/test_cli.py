@@ -74,7 +74,7 @@ def test_train_then_evaluate(log, tmp_path, capsys):
         (["train", "mlp", "--out", "/dev/null/run"], "/dev/null is a file, not a folder"),
         (["bench", "accuracy", "--out", "/dev/null/run"], "/dev/null is a file, not a folder"),
         (["bench", "accuracy", "--seeds", "0"], "--seeds must be >= 1, got 0"),
-        (["train", "mlp", "--set", "tower=8"], "unknown key 'tower'; choose from"),
+        (["train", "mlp", "--set", "tower=8"], "unknown option 'tower'"),
         (["train", "mlp", "--set", "tower_units"], "--set takes key=value, got 'tower_units'"),
         (["train", "mlp", "--set", "tower_units=8,x"], "tower_units must be a whole number"),
         (["train", "mlp", "--set", "activation=gelu"], "one of prelu, sigmoid, relu, dice"),

@@ -16,8 +16,10 @@ import dataclasses
 from typing import Any
 
 from ..zoo import MODELS
+from ..zoo.contract import Model
 from ..zoo.features import Schema
 from ..zoo.rerank import GENERATORS, RERANKERS
+from .options import Option, listed
 from .settings import Settings
 
 ALL: dict[str, Any] = {**MODELS, **RERANKERS, **GENERATORS}
@@ -46,10 +48,38 @@ def settings(model: str, **chosen: Any) -> Settings:
     return Settings(**{**MODEL_SETTINGS.get(model, {}), **chosen})
 
 
-def model_config(model: str, schema: Schema, overrides: dict[str, Any] | None = None) -> Any:
-    """The config of a model of the zoo: these defaults where it has such options, `overrides`."""
-    config = ALL[model].Config
+def model_options(name: str, model: Model) -> dict[str, Any]:
+    """The options that these defaults switch on; none for models from outside the zoo."""
+    if ALL.get(name) is not model:
+        return {}
     # Dropout and products are answers to the zoo's small logs of one user's events.
-    known = {field.name for field in dataclasses.fields(config)} if model in MODELS else set()
-    shared = {name: value for name, value in OPTIONS.items() if name in known}
-    return config(schema=schema, **{**shared, **MODEL_OPTIONS.get(model, {}), **(overrides or {})})
+    fields = dataclasses.fields(model.Config) if name in MODELS else ()
+    known = {field.name for field in fields}
+    shared = {option: value for option, value in OPTIONS.items() if option in known}
+    return {**shared, **MODEL_OPTIONS.get(name, {})}
+
+
+def options_with_defaults(name: str) -> list[Option]:
+    """Every option of a model of the zoo and of its training, with what it is by default.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    if name not in ALL:
+        raise ValueError(f"Unknown model {name!r}; choose from {', '.join(ALL)}.")
+    of_training = dataclasses.asdict(settings(name))
+    return [
+        *listed(ALL[name].Config, model_options(name, ALL[name]), "model"),
+        *listed(Settings, of_training, "training"),
+    ]
+
+
+def model_config(
+    name: str, schema: Schema, overrides: dict[str, Any] | None = None, model: Model | None = None
+) -> Any:
+    """The config of a model: these defaults where it has such options, and `overrides`.
+
+    `model` is the module of that name, the zoo's by default.
+    """
+    module: Model = ALL[name] if model is None else model
+    return module.Config(schema=schema, **{**model_options(name, module), **(overrides or {})})

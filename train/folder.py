@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from ..zoo.contract import Model
 from . import run
 from .data.dataset import Dataset
 from .data.files import is_file
@@ -24,6 +25,7 @@ def open_folder(
     out: Path,
     resume: bool,
     name: str,
+    model: Model,
     config: Any,
     settings: Settings,
     source: str,
@@ -58,6 +60,7 @@ def open_folder(
     run.save_config(
         out,
         model=name,
+        module=model,
         config=config,
         settings=settings,
         source=source,

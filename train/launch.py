@@ -1,4 +1,4 @@
-"""From names and texts to a run: what the command line calls."""
+"""From names and options to a run: what `recjax.api` and the command line call."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -8,70 +8,92 @@ from typing import Any, NamedTuple
 import jax
 
 from ..zoo import MODELS
-from ..zoo.contract import Model, Variables
+from ..zoo.contract import Generator, Model, Variables
 from ..zoo.layers.retrieval import identity_field
-from ..zoo.rerank import GENERATORS
 from ..zoo.rerank.rewards import Evaluators
 from . import checkpoints, defaults, run
 from .data.dataset import Dataset
 from .data.declaration.columns import Columns
 from .data.event_log import Requests
-from .data.fields.crosses import with_crosses
-from .data.fields.statistics import with_statistics
 from .data.files import is_file
 from .data.files.lines import OnBadRow
 from .data.protocol import POPULARITY, UNIFORM
-from .data.sources import absolute, open_source, still_there
+from .data.sources import still_there
 from .defaults import ALL
 from .evaluation.calibration import Calibrations
 from .evaluation.scoring import evaluate
 from .inspection import report
 from .inspection.suitable import require_suitable, unlearnt_tasks
-from .loop import fit
+from .loop import Callback, fit
+from .options import Options, split
+from .options import options_of as options_of
+from .reading import Data, as_read, opened, prepared
 from .rerank import fit_generator
-from .settings import DataSettings, Settings
+from .settings import Settings
 from .step import offer_devices
+from .warm_start import warm_variables
 
 _OF_TEST = "evaluation_negatives"  # Another split would test on what the run was trained on.
 
 _RESUME = "choose another folder, or --resume its run"
 
 
-def default_source(model: str) -> str:
-    """The built-in world that a model of this name is for."""
-    if model not in ALL or model in MODELS:
+def default_source(model: str | Model) -> str:
+    """The built-in world that a model is for."""
+    name, module = named(model)
+    if name in MODELS or module.KIND in ("ranking", "retrieval"):
         return "market"
-    return "slates" if model == "evaluator" else "candidates"
+    return "slates" if module.KIND == "evaluator" else "candidates"
+
+
+def named(model: str | Model) -> tuple[str, Model]:
+    """The name and the module of a model, which is one of the zoo's or one's own.
+
+    Raises:
+      ValueError: an unknown name, or a module without the names of `zoo.contract`.
+    """
+    if isinstance(model, str):
+        if model not in ALL:
+            raise ValueError(f"Unknown model {model!r}; choose from {', '.join(ALL)}.")
+        return model, ALL[model]
+    name = run.module_of(model).rpartition(".")[2]
+    needed = ("Config", "KIND", "init", "apply", "loss", "requirements")
+    if missing := [part for part in needed if not hasattr(model, part)]:
+        raise ValueError(f"Model {name!r} has no {', '.join(missing)}; see zoo.contract.")
+    return name, model
 
 
 def train(
-    model: str,
+    model: str | Model,
     *,
-    source: str | None = None,
-    dataset: Dataset | None = None,
+    data: Data | None = None,
     evaluators: Sequence[Path | str] = (),
     worth: tuple[float, ...] | tuple[tuple[float, ...], ...] | None = None,
     out: Path | str | None = None,
-    settings: dict[str, Any] | None = None,
-    overrides: list[str] | None = None,
+    options: Options | None = None,
     resume: bool = False,
+    warm_start: Path | str | None = None,
+    callbacks: Sequence[Callback] = (),
     on_bad_row: OnBadRow = "stop",
     columns: Columns | Path | str | None = None,
     devices: int = 1,
     quiet: bool = False,
 ) -> tuple[Path, dict[str, Any]]:
-    """Trains a model of the zoo by name on a SOURCE.
+    """Trains a model on data.
 
     Args:
-      model: one of `defaults.ALL`.
-      source: see `data.sources`; by default the built-in world that the model is for.
-      dataset: what `source` gives, for those who have opened it already.
+      model: one of `defaults.ALL`, or a module with the names of `zoo.contract`.
+      data: a SOURCE, see `data.sources`, or what one was read as; by default the built-in world
+        that the model is for.
       evaluators: folders of the runs that judge, for a generator; several make an ensemble.
       worth: how much each of their tasks counts, see `load_evaluators`.
       out: folder of the run; the first free `runs/<model>-<source>-<number>` by default.
-      settings: values of `Settings` that are not the defaults.
-      overrides: `key=value` texts for any field of the model's config or of the settings.
+      options: of the model's config and of `Settings`, by name; typed values or texts. See
+        `options.listed`.
       resume: go on with the run in `out`.
+      warm_start: folder of a run of the same model whose parameters this one begins with, ids that
+        it knew under their own names; see `warm_start`.
+      callbacks: see `loop.fit`.
       on_bad_row: "stop" or "skip", for files of events.
       columns: what the columns of a file are; see `declared`. Guessed by default, and said.
       devices: local devices that share each batch; a CPU stands for several, see `step`.
@@ -88,87 +110,92 @@ def train(
       >>> from recjax.train import launch
       >>> out = tempfile.mkdtemp()
       >>> folder, results = launch.train(
-      ...     "mlp", source="market:tiny", out=out, overrides=["steps=2"], quiet=True
+      ...     "mlp", data="market:tiny", out=out, options={"steps": 2}, quiet=True
       ... )
       >>> 0 < results["test"]["auc"] < 1
       True
       >>> launch.evaluate_run(folder)["test"] == results["test"]
       True
     """
-    if model not in ALL:
-        raise ValueError(f"Unknown model {model!r}; choose from {', '.join(ALL)}.")
-    if (model in GENERATORS) != bool(evaluators):
-        need = "needs" if model in GENERATORS else "takes no"
-        raise ValueError(f"Model {model!r} {need} --evaluator, the folder of an evaluator's run.")
-    if model in GENERATORS and devices != 1:
-        raise ValueError(f"Model {model!r} is trained on one device, got --devices {devices}.")
+    name, module = named(model)
+    writes = isinstance(module, Generator)
+    if writes != bool(evaluators):
+        need = "needs" if writes else "takes no"
+        raise ValueError(f"Model {name!r} {need} --evaluator, the folder of an evaluator's run.")
+    if writes and devices != 1:
+        raise ValueError(f"Model {name!r} is trained on one device, got --devices {devices}.")
+    if writes and callbacks:
+        raise ValueError(f"Model {name!r} has no epochs after which to call back.")
     offer_devices(devices)
     if worth is not None and not evaluators:
-        raise ValueError(f"Model {model!r} is not judged: --worth is of evaluators.")
+        raise ValueError(f"Model {name!r} is not judged: --worth is of evaluators.")
     if resume and out is None:
         raise ValueError("--resume needs --out, the folder of the run to go on with.")
     begun = Path(out or "") / "config.json"
-    if resume and source is None and dataset is None and begun.is_file():
-        source = still_there(run.load_config(begun.parent).source, begun.parent)
-    module, source = ALL[model], absolute(source or default_source(model))
-    options, more = _parse(module.Config, overrides or [])
-    chosen = defaults.settings(model, **{**(settings or {}), **more})
+    if resume and data is None and begun.is_file():
+        data = still_there(run.load_config(begun.parent).source, begun.parent)
+    if data is None:
+        data = default_source(model)
+    of_model, of_training = split(module.Config, options or {})
+    chosen = defaults.settings(name, **of_training)
+    if isinstance(data, Dataset):
+        chosen = as_read(data, chosen, of_training)
     if module.KIND == "retrieval" and (chosen.statistics or chosen.crosses):
         raise ValueError(
-            f"Model {model!r} knows items by their own fields: no statistics, no crosses."
+            f"Model {name!r} knows items by their own fields: no statistics, no crosses."
         )
     if out is not None and not resume:
         run.require_free(Path(out), _RESUME)
     by = load_evaluators(evaluators, worth) if evaluators else None
     if resume and columns is None and (Path(out or "") / "columns.json").is_file():
         columns = Path(out or "") / "columns.json"  # No new guess.
-    if dataset is None:
-        dataset = opened(source, chosen, on_bad_row=on_bad_row, columns=columns)
-    require_suitable(model, module, dataset)
+    before = None if warm_start is None else load_run(warm_start, model)
+    dataset = data
+    if not isinstance(dataset, Dataset):
+        more: dict[str, Any] = {} if before is None else before.saved.reading()
+        if columns is not None:
+            more["columns"] = columns
+        dataset = opened(dataset, chosen, on_bad_row=on_bad_row, **more)
+    source = dataset.source
+    require_suitable(name, module, dataset)
     whole = dataset.schema
     dataset = prepared(dataset, chosen)
     if module.KIND == "retrieval" and identity_field(dataset.schema) != identity_field(whole):
         raise ValueError(
-            f"Model {model!r} finds items by {identity_field(whole).name!r}, which leave_out names."
+            f"Model {name!r} finds items by {identity_field(whole).name!r}, which leave_out names."
         )
-    config = defaults.model_config(model, dataset.schema, options)
-    if left_over := unlearnt_tasks(model, module, dataset.schema.tasks):
-        note = f"{model} learns {dataset.schema.tasks[0]!r}, and nothing of {', '.join(left_over)}"
+    config = defaults.model_config(name, dataset.schema, of_model, module)
+    if left_over := unlearnt_tasks(name, module, dataset.schema.tasks):
+        note = f"{name} learns {dataset.schema.tasks[0]!r}, and nothing of {', '.join(left_over)}"
         dataset = dataclasses.replace(dataset, notes=(*dataset.notes, note))
-    folder = Path(out) if out is not None else run.free_folder(model, source)
+    start = None
+    if before is not None:
+        start = warm_variables(before, module, config, dataset, seed=chosen.seed)
+    folder = Path(out) if out is not None else run.free_folder(name, source)
+    asked: dict[str, Any] = {"name": name, "source": source, "resume": resume, "quiet": quiet}
     if by is not None:
+        assert isinstance(module, Generator)
         known = run.outline(load_run(evaluators[0]).saved.row_maps)
         if known != run.outline(dataset.row_maps):
             raise run.RunError(f"{evaluators[0]} knows other ids than {source} has.")
-        return folder, fit_generator(
+        results = fit_generator(module, config, dataset, by, chosen, folder, start=start, **asked)
+    else:
+        results = fit(
             module,
             config,
             dataset,
-            by,
             chosen,
             folder,
-            name=model,
-            source=source,
-            resume=resume,
-            quiet=quiet,
+            devices=devices,
+            start=start,
+            callbacks=callbacks,
+            **asked,
         )
-    results = fit(
-        module,
-        config,
-        dataset,
-        chosen,
-        folder,
-        name=model,
-        source=source,
-        resume=resume,
-        devices=devices,
-        quiet=quiet,
-    )
     return folder, results
 
 
 class Trained(NamedTuple):
-    """A run of a model of the zoo, read back: what was asked, and its best variables."""
+    """A run, read back: what was asked, and its best variables."""
 
     saved: run.Saved
     module: Model
@@ -177,13 +204,29 @@ class Trained(NamedTuple):
     calibrations: Calibrations
 
 
-def load_run(folder: Path | str) -> Trained:
-    """Reads the folder of a run. Raises RunError if it is none, or not of the zoo."""
+def load_run(folder: Path | str, model: str | Model | None = None) -> Trained:
+    """Reads the folder of a run.
+
+    Args:
+      folder: of the run.
+      model: the module of a model of one's own; those of the zoo are known by their names.
+
+    Raises:
+      RunError: it is none, or of another model.
+    """
     folder = Path(folder)
     saved = run.load_config(folder)
-    if saved.model not in ALL:
-        raise run.RunError(f"{folder}: model {saved.model!r} is not one of {', '.join(ALL)}.")
-    module = ALL[saved.model]
+    if model is None:
+        known = ALL.get(saved.model)
+        if known is None or saved.module not in (None, run.module_of(known)):
+            raise run.RunError(
+                f"{folder}: model {saved.model!r} is not one of {', '.join(ALL)}: give its module."
+            )
+        module = known
+    else:
+        name, module = named(model)
+        if name != saved.model:
+            raise run.RunError(f"{folder} is a run of {saved.model!r}, not of {name!r}.")
     config = saved.config(module)
     like = jax.eval_shape(lambda key: module.init(key, config), jax.random.key(0))
     _, variables, _ = checkpoints.restore(folder / "checkpoints" / "best", like)
@@ -215,24 +258,22 @@ def load_evaluators(
 
 
 def evaluate_run(
-    folder: Path | str,
+    folder: Path | str | Trained,
     *,
-    source: str | None = None,
-    dataset: Dataset | None = None,
-    overrides: list[str] | None = None,
+    data: Data | None = None,
+    options: Options | None = None,
     on_bad_row: OnBadRow = "stop",
     columns: Columns | Path | str | None = None,
     change: Callable[[Requests], Requests] = lambda requests: requests,
     quiet: bool = True,
 ) -> dict[str, Any]:
-    """Scores the test requests of a source with the best parameters of a run.
+    """Scores the test requests of data with the best parameters of a run.
 
     Args:
-      folder: of the run.
-      source: the run's own by default; another one must have the same schema, and is read with
-        the run's vocabularies.
-      dataset: what `source` gives, for those who have opened it already.
-      overrides: `evaluation_negatives=...`, the only setting that may differ from the run's.
+      folder: of the run, or what `load_run` gave.
+      data: the run's own by default; others must have the same schema, and are read with the run's
+        vocabularies, unless they have been read already.
+      options: `evaluation_negatives`, the only setting that may differ from the run's.
       on_bad_row: "stop" or "skip", for files of events.
       columns: what the columns of the source are; as in the run by default, never a new guess.
       change: what to do to the test requests first, e.g. `evaluation.exchange_histories`.
@@ -240,23 +281,19 @@ def evaluate_run(
 
     Raises:
       RunError: no run, or another schema (the differences are named).
-      ValueError: overrides of anything else.
+      ValueError: options of anything else.
     """
-    trained = load_run(folder)
+    trained = folder if isinstance(folder, Trained) else load_run(folder)
+    where = "the run" if isinstance(folder, Trained) else folder
     saved = trained.saved
-    settings = _for_test(saved.settings, overrides or [], folder)
-    if dataset is None:
-        dataset = opened(
-            absolute(source) if source else still_there(saved.source, folder),
-            settings,
-            on_bad_row=on_bad_row,
-            columns=saved.columns if columns is None else columns,
-            row_maps=saved.row_maps,
-            schema=saved.schema,
-            transforms={
-                f"{f.role}.{f.name}": f.transform for f in saved.schema.fields if f.kind == "dense"
-            },
-        )
+    settings = _for_test(saved.settings, options or {}, where)
+    dataset = data
+    if not isinstance(dataset, Dataset):
+        reading: dict[str, Any] = saved.reading() | {"row_maps": saved.row_maps}
+        if columns is not None:
+            reading["columns"] = columns
+        source = still_there(saved.source, where) if dataset is None else dataset
+        dataset = opened(source, settings, on_bad_row=on_bad_row, **reading)
     if not quiet:
         report.say_notes(dataset)
     dataset = prepared(dataset, settings)
@@ -282,77 +319,34 @@ def evaluate_run(
 
 
 def inspect(
-    source: str,
+    data: Data,
     *,
-    overrides: list[str] | None = None,
+    options: Options | None = None,
     history: int = 50,
     on_bad_row: OnBadRow = "stop",
     columns: Columns | Path | str | None = None,
 ) -> None:
     """Prints what a source holds and how it was read, and hit rates and drift of its fields.
 
-    The `overrides` add fields, or choose another split.
+    The `options` add fields, or choose another split.
 
     Raises:
       ValueError: see `train`.
     """
-    _, more = _parse(MODELS["mlp"].Config, overrides or [])
+    _, more = split(MODELS["mlp"].Config, options or {})
     settings = Settings(**more)
-    dataset = opened(absolute(source), settings, on_bad_row=on_bad_row, columns=columns)
+    dataset = data
+    if not isinstance(dataset, Dataset):
+        dataset = opened(dataset, settings, on_bad_row=on_bad_row, columns=columns)
     report.show(prepared(dataset, settings), history=history)
 
 
-def declared(columns: Columns | Path | str | None) -> tuple[Columns | None, list[str] | None]:
-    """A declaration, and the names of the columns of a text without a header.
-
-    Args:
-      columns: a declaration, the path of its file, or names joined by commas.
-
-    Raises:
-      DataError: no such file, or one that is no declaration.
-    """
-    if columns is None or isinstance(columns, Columns):
-        return columns, None
-    if not Path(columns).is_file() and "," in str(columns):
-        return None, [name.strip() for name in str(columns).split(",")]
-    return Columns.load(columns), None
-
-
-def opened(
-    source: str,
-    settings: DataSettings,
-    *,
-    columns: Columns | Path | str | None = None,
-    **options: Any,
-) -> Dataset:
-    """The data set of a source, split as the settings say; `options` as `open_source` has them."""
-    columns, names = declared(columns)
-    return open_source(
-        source,
-        max_train_per_user=settings.max_train_per_user,
-        protocol=settings,
-        columns=columns,
-        names=names,
-        **options,
-    )
-
-
-def prepared(dataset: Dataset, settings: DataSettings) -> Dataset:
-    """The data set with the fields that the settings add, and without those they leave out."""
-    dataset = with_statistics(dataset, settings.statistics)
-    dataset = with_crosses(
-        dataset, settings.crosses, rows=settings.cross_rows, history=settings.cross_history
-    )
-    return dataset.without(settings.leave_out)
-
-
-def _for_test(settings: Settings, overrides: list[str], folder: Path | str) -> Settings:
+def _for_test(settings: Settings, options: Options, folder: Path | str) -> Settings:
     """The settings of a run, with other negatives of the test."""
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or key != _OF_TEST:
-            raise ValueError(f"--set takes {_OF_TEST}=... here, got {text!r}.")
-        settings = dataclasses.replace(settings, evaluation_negatives=value)
+    for key, value in options.items():
+        if key != _OF_TEST:
+            raise ValueError(f"--set takes {_OF_TEST}=... here, got {key!r}.")
+        settings = dataclasses.replace(settings, evaluation_negatives=str(value))
     pairs = settings.evaluation_negatives
     if pairs not in (UNIFORM, POPULARITY) and not is_file(Path(pairs)):
         raise run.RunError(
@@ -360,22 +354,3 @@ def _for_test(settings: Settings, overrides: list[str], folder: Path | str) -> S
             f"by --set evaluation_negatives=FILE, or choose {UNIFORM} or {POPULARITY} ones."
         )
     return settings
-
-
-def _parse(config: type, overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Splits `key=value` texts into options of the model and settings of the training."""
-    options = {field.name for field in dataclasses.fields(config)} - {"schema"}
-    settings = {field.name for field in dataclasses.fields(Settings)}
-    result: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"--set takes key=value, got {text!r}.")
-        if key in options:
-            result[0][key] = run.as_annotated(config, key, value)
-        elif key in settings:
-            result[1][key] = run.as_annotated(Settings, key, value)
-        else:
-            known = ", ".join(sorted(options | settings))
-            raise ValueError(f"--set: unknown key {key!r}; choose from {known}.")
-    return result

@@ -5,11 +5,12 @@ parameters. A run is a function of (data, model, settings): interrupted anywhere
 ends with the same bits.
 """
 
+from collections.abc import Callable, Sequence
 import dataclasses
 import math
 from pathlib import Path
 import time
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,8 @@ from .progress import Progress
 from .settings import Settings
 from .step import TrainState, initial_state, make_step, parallel_step, replicate, shard
 from .unseen import unseen_weights, with_average_unseen
+
+Callback: TypeAlias = Callable[[dict[str, Any]], bool | None]
 
 
 @dataclasses.dataclass
@@ -72,6 +75,8 @@ def fit(
     source: str | None = None,
     resume: bool = False,
     devices: int = 1,
+    start: Variables | None = None,
+    callbacks: Sequence[Callback] = (),
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Trains `model` and writes the folder of the run (see `run`).
@@ -86,6 +91,9 @@ def fit(
       source: of the data, for `recjax evaluate`; the dataset's name by default.
       resume: go on from the newest checkpoint, with the same model, data and settings.
       devices: how many local devices share each batch (pmap).
+      start: variables to begin with; fresh ones by default.
+      callbacks: called after each epoch with its entry of the history ("epoch", "train_loss",
+        "validation", "score"); if one gives True, the training ends.
       quiet: print nothing.
 
     Returns:
@@ -97,15 +105,15 @@ def fit(
     """
     out, source = Path(out), source or dataset.name
     if name is None:
-        name = str(getattr(model, "__name__", type(model).__name__)).rpartition(".")[2]
+        name = run.module_of(model).rpartition(".")[2]
     _check(config, dataset, devices)
     dataset.check()
     keep_freed_memory()
     last = out / "checkpoints" / "last"
     # Resumed on other devices, a run keeps its batches: those of the devices that it began on.
     begun = checkpoints.newest_note(last).get("devices") or 1 if resume else 1
-    trainer = _Trainer(model, config, dataset, settings, devices, math.lcm(devices, begun))
-    open_folder(out, resume, name, config, settings, source, dataset)
+    trainer = _Trainer(model, config, dataset, settings, devices, math.lcm(devices, begun), start)
+    open_folder(out, resume, name, model, config, settings, source, dataset)
     with run.forgotten_on_failure(out):
         if not quiet:  # What is refused is refused before, in one line.
             report.say(dataset)
@@ -128,6 +136,8 @@ def fit(
                         out / "checkpoints" / "best", position.epoch, variables, {}, keep=1
                     )
                 trainer.save(out, position)
+                if any([callback(position.history[-1]) for callback in callbacks]):
+                    break
 
         _, best, _ = checkpoints.restore(out / "checkpoints" / "best", trainer.served())
         history = settings.history
@@ -168,6 +178,7 @@ class _Trainer:
         settings: Settings,
         devices: int,
         multiple_of: int = 1,
+        start: Variables | None = None,
     ):
         self._settings, self._devices, self._multiple_of = settings, devices, multiple_of
         self._averaged = unseen_weights(dataset)
@@ -186,7 +197,7 @@ class _Trainer:
         if settings.steps:
             self.total_steps = min(self.total_steps, settings.steps)
         occurrences = jax.tree.map(jnp.asarray, count_rows(self._batches)) if settings.l2 else {}
-        self._state = self._place(initial_state(model, config, settings, occurrences))
+        self._state = self._place(initial_state(model, config, settings, occurrences, start))
         self._jitted: Any  # a jitted or pmapped function
         if devices == 1:
             step = make_step(model, config, settings, total_steps=self.total_steps)

@@ -188,6 +188,7 @@ def fit_generator(
     name: str,
     source: str,
     objective: Objective | None = None,
+    start: Variables | None = None,
     resume: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -195,7 +196,7 @@ def fit_generator(
 
     Without `settings.steps` it sees every training request `settings.epochs` times. Labels are
     read in validation and test only. `resume` goes on from the newest checkpoint, with the same
-    model, data, settings and evaluators.
+    model, data, settings and evaluators; `start` is what a new one begins with.
 
     Generators do not share the loop of `loop.fit`: there are no labels, so no epoch is validated
     and none is the best, and every step first draws the slates that it learns from. They train on
@@ -220,7 +221,7 @@ def fit_generator(
         start = step % each * size
         return fill_up(dataset.train.take(order[start : start + size]), size)
 
-    open_folder(out, resume, name, config, settings, source, dataset)
+    open_folder(out, resume, name, module, config, settings, source, dataset)
     with run.forgotten_on_failure(out):
         if not quiet:
             report.say(dataset)
@@ -233,6 +234,7 @@ def fit_generator(
             settings,
             module=module,
             objective=objective,
+            start=start,
             folder=out / "checkpoints" / "last",
             quiet=quiet,
         )

@@ -14,13 +14,10 @@ import contextlib
 import dataclasses
 import datetime
 import json
-import math
 import os
 from pathlib import Path
 import platform
 import shutil
-import types
-import typing
 from typing import Any
 import zlib
 
@@ -32,6 +29,7 @@ from ..zoo.features.file_names import file_of
 from .data.dataset import Dataset
 from .data.declaration.columns import Columns, of_schema
 from .evaluation.calibration import Calibration, Calibrations
+from .options import as_annotated
 from .settings import Settings
 
 _DIFFERENCES = 8  # Of schemas, that a message shows.
@@ -152,6 +150,12 @@ def free_folder(model: str, source: str) -> Path:
     return folder
 
 
+def module_of(model: Model) -> str:
+    """The name by which a model's module, or the class of an object, is imported."""
+    name = getattr(model, "__name__", None)
+    return name or f"{type(model).__module__}.{type(model).__qualname__}"
+
+
 def options_of(config: Any) -> dict[str, Any]:
     """A model's options but for its schema, as JSON reads them back."""
     options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
@@ -163,6 +167,7 @@ def save_config(
     folder: Path,
     *,
     model: str,
+    module: Model,
     config: Any,
     settings: Settings,
     source: str,
@@ -178,6 +183,7 @@ def save_config(
         folder / "config.json",
         {
             "model": model,
+            "module": module_of(module),
             "options": options_of(config),
             "settings": dataclasses.asdict(settings),
             "data": source,
@@ -230,7 +236,10 @@ def outline(row_maps: dict[str, RowMap]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """A run's `config.json`, read back; `events` is the checksum of its log."""
+    """A run's `config.json`, read back.
+
+    `events` is the checksum of its log, `module` the name of the model's module.
+    """
 
     model: str
     options: dict[str, Any]
@@ -241,6 +250,16 @@ class Saved:
     schema: Schema
     row_maps: dict[str, RowMap]
     columns: Columns | None = None
+    module: str | None = None
+
+    def reading(self) -> dict[str, Any]:
+        """How other data are to be read, for `open_source`: nothing is guessed or learnt anew."""
+        dense = [field for field in self.schema.fields if field.kind == "dense"]
+        return {
+            "columns": self.columns,
+            "schema": self.schema,
+            "transforms": {f"{field.role}.{field.name}": field.transform for field in dense},
+        }
 
     def config(self, model: Model) -> Any:
         """The model's config as it was."""
@@ -295,53 +314,19 @@ def load_config(folder: Path) -> Saved:
         declared = folder / "columns.json"
         columns = Columns.load(declared) if declared.is_file() else None
         saved = Saved(
-            model, options, settings, str(source), events, has_clock, schema, row_maps, columns
+            model,
+            options,
+            settings,
+            str(source),
+            events,
+            has_clock,
+            schema,
+            row_maps,
+            columns,
+            content.get("module"),
         )
     except (LookupError, TypeError, ValueError, OSError, EOFError, AttributeError) as error:
         raise RunError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     if schema.hash != content.get("schema_hash"):
         raise RunError(f"{path}: the schema does not match its own hash; the file was edited.")
     return saved
-
-
-def as_annotated(config: type, name: str, value: Any) -> Any:
-    """`value` (from JSON or text) as the dataclass field `name` of `config` wants it.
-
-    Raises:
-      ValueError: naming the field and the expected type.
-    """
-    return _as(typing.get_type_hints(config)[name], name, value)
-
-
-def _as(hint: Any, name: str, value: Any) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    fail = lambda kind: ValueError(f"--set {name} must be {kind}, got {value!r}.")
-    if origin is typing.Literal:
-        if value not in arguments:
-            raise fail("one of " + ", ".join(map(str, arguments)))
-        return value
-    if origin is tuple:
-        parts = [p for p in value.split(",") if p] if isinstance(value, str) else list(value)
-        return tuple(_as(arguments[0], name, part) for part in parts)
-    if origin in (typing.Union, types.UnionType):
-        if value is None or value == "none":
-            return None
-        return _as(next(a for a in arguments if a is not type(None)), name, value)
-    if hint is bool:
-        lowered = str(value).lower()
-        if lowered not in ("true", "false"):
-            raise fail("true or false")
-        return lowered == "true"
-    if hint in (int, float):
-        try:
-            number = hint(value)
-        except (TypeError, ValueError) as error:
-            raise fail("a whole number" if hint is int else "a number") from error
-        if not math.isfinite(number):
-            raise fail("finite")
-        if isinstance(value, float) and number != value:
-            raise fail("a whole number")
-        return number
-    if hint is str:
-        return str(value)
-    raise ValueError(f"{name} cannot be set from text.")

@@ -40,17 +40,16 @@ class DataSettings(Protocol):
       negatives: drawn per positive, where the source holds only positives.
       point_in_time: whether negatives are only items that had appeared when a request was made,
         instead of all that training knows.
-      max_train_per_user: newest training targets per user, where the source is a log of events.
       history: newest events of a user that the model sees.
       leave_out: fields that the model is not to see, NAME or ROLE.NAME.
       crosses: combinations of id fields to add, e.g. user.city*candidate.category.
-      cross_rows: rows of each cross's table. cross_history: newest events that are crossed.
+      cross_rows: rows of each cross's table.
+      cross_history: newest events that are crossed.
       statistics: counts of past events to add, e.g. count(item;7d); see `data.fields.statistics`.
     """
 
     negatives: int = 3
     point_in_time: bool = False
-    max_train_per_user: int = 20
     history: int = 50
     leave_out: tuple[str, ...] = ()
     crosses: tuple[str, ...] = ()
@@ -70,7 +69,7 @@ class DataSettings(Protocol):
             path = str(Path(self.evaluation_negatives).expanduser().absolute())
             object.__setattr__(self, "evaluation_negatives", path)
         super().__post_init__()
-        for name in ("history", "negatives", "max_train_per_user", "cross_history"):
+        for name in ("history", "negatives", "cross_history"):
             self._require(name, getattr(self, name) >= 1, ">= 1")
         self._require("cross_rows", self.cross_rows > RESERVED_ROWS, f"> {RESERVED_ROWS}")
 

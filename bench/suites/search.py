@@ -190,10 +190,9 @@ def train(job: dict[str, Any]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as place:
         _, results = launch.train(
             MODEL,
-            source=job["source"],
+            data=job["source"],
             out=Path(place) / "run",
-            settings={"seed": job["seed"]},
-            overrides=job["overrides"],
+            options={"seed": job["seed"], **launch.options_of(job["overrides"])},
         )
     return {split: first_auc(results[split]) for split in ("validation", "test")}
 

@@ -18,10 +18,8 @@ HISTORY = 12
 def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     settings = {"steps": 2, "batch_size": 64, "history": HISTORY}
-    launch.train(
-        "din", source="market:tiny", out=folder / "run", settings=settings, quiet=True,
-        overrides=["attention_units=4", "tower_units=8"],
-    )  # fmt: skip
+    options = {**settings, "attention_units": 4, "tower_units": 8}
+    launch.train("din", data="market:tiny", out=folder / "run", options=options, quiet=True)
     manifest = stablehlo.export_run(folder / "run", folder / "artifact")
     return folder, manifest
 

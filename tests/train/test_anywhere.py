@@ -78,11 +78,16 @@ def train(log):
     def train(out, devices, resume=False):
         return launch.train(
             "mlp",
-            source=f"events:{log}",
-            dataset=dataset,
+            data=dataset,
             out=out,
-            settings={"steps": 20, "batch_size": 33, "negatives": 10, "checkpoint_every": 7},
-            overrides=["tower_units=8", "embedding_dropout=0"],
+            options={
+                "steps": 20,
+                "batch_size": 33,
+                "negatives": 10,
+                "checkpoint_every": 7,
+                "tower_units": 8,
+                "embedding_dropout": 0,
+            },
             devices=devices,
             resume=resume,
             quiet=True,
@@ -124,7 +129,7 @@ def test_data_that_are_gone_are_named_with_the_remedy(log, two, tmp_path, monkey
     with pytest.raises(DataError, match="gone.csv: the data of the run .* by --data events:PATH"):
         launch.evaluate_run(folder)
     monkeypatch.chdir(log.parent)
-    again = launch.evaluate_run(folder, source="events:log.csv")
+    again = launch.evaluate_run(folder, data="events:log.csv")
     assert again["test"]["examples"] == two[1]["test"]["examples"]
 
 
@@ -134,15 +139,15 @@ def test_a_run_is_resumed_where_its_data_went(log, tmp_path):
     shutil.copy(log, first)
     out, options = tmp_path / "run", dict(overrides=["tower_units=8"], quiet=True)
     ask = dict(settings={"epochs": 1, "checkpoint_every": 5}, out=out, **options)
-    whole = launch.train("mlp", source=f"events:{first}", **ask)[1]
+    whole = launch.train("mlp", data=f"events:{first}", **ask)[1]
     stopped(out)
     other = shutil.copy(log, tmp_path / "other.csv")
     with pytest.raises(run.RunError, match="cannot be resumed: data was events:.*first/log.csv"):
-        launch.train("mlp", source=f"events:{other}", resume=True, **ask)
+        launch.train("mlp", data=f"events:{other}", resume=True, **ask)
     first.unlink()
     with pytest.raises(DataError, match="no longer there; say where they are by --data"):
         launch.train("mlp", resume=True, **ask)
-    resumed = launch.train("mlp", source=f"events:{other}", resume=True, **ask)[1]
+    resumed = launch.train("mlp", data=f"events:{other}", resume=True, **ask)[1]
     assert resumed["test"] == whole["test"]
     assert launch.train("mlp", resume=True, **ask)[1]["test"] == whole["test"]
     assert launch.evaluate_run(out)["test"] == whole["test"]  # It knows the new place.
@@ -151,7 +156,7 @@ def test_a_run_is_resumed_where_its_data_went(log, tmp_path):
     changed.write_text(log.read_text().replace("\n7,", "\n77,"))
     Path(other).unlink()
     with pytest.raises(run.RunError, match="no longer holds the events"):
-        launch.train("mlp", source=f"events:{changed}", resume=True, **ask)
+        launch.train("mlp", data=f"events:{changed}", resume=True, **ask)
 
 
 def test_pairs_that_are_gone_are_named_with_the_remedy(log, tmp_path):
@@ -160,20 +165,20 @@ def test_pairs_that_are_gone_are_named_with_the_remedy(log, tmp_path):
     out = tmp_path / "run"
     settings = {"epochs": 1, "checkpoint_every": 2, "evaluation_negatives": str(pairs)}
     source = f"events:{log}"
-    whole = launch.train("mlp", source=source, settings=settings, out=out, quiet=True)[1]
+    whole = launch.train("mlp", data=source, options=settings, out=out, quiet=True)[1]
     moved = pairs.rename(tmp_path / "moved.csv")
     with pytest.raises(run.RunError, match="pairs.csv: the pairs that .* --set evaluation_negativ"):
         launch.evaluate_run(out)
-    again = launch.evaluate_run(out, overrides=[f"evaluation_negatives={moved}"])
+    again = launch.evaluate_run(out, options=launch.options_of([f"evaluation_negatives={moved}"]))
     assert again["test"] == whole["test"]
     stopped(out)
     ask = {**settings, "evaluation_negatives": str(moved)}
-    resumed = launch.train("mlp", settings=ask, out=out, resume=True, quiet=True)[1]
+    resumed = launch.train("mlp", options=ask, out=out, resume=True, quiet=True)[1]
     assert resumed["test"] == whole["test"]
-    other = launch.evaluate_run(out, overrides=["evaluation_negatives=uniform"])
+    other = launch.evaluate_run(out, options={"evaluation_negatives": "uniform"})
     assert other["test"]["examples"] == 120 != whole["test"]["examples"]
     with pytest.raises(ValueError, match="--set takes evaluation_negatives=... here, got 'split="):
-        launch.evaluate_run(out, overrides=["split=time"])
+        launch.evaluate_run(out, options={"split": "time"})
 
 
 def test_columns_of_any_name(tmp_path):
@@ -188,10 +193,9 @@ def test_columns_of_any_name(tmp_path):
     path.write_text("\n".join([",".join(("user_id", "item_id", *names)), *rows, ""]))
     folder, results = launch.train(
         "mlp",
-        source=f"events:{path}",
+        data=f"events:{path}",
         out=tmp_path / "run",
-        settings={"steps": 1},
-        overrides=["tower_units=8"],
+        options={"steps": 1, "tower_units": 8},
         quiet=True,
     )
     vocabularies = {file.name.lower() for file in (folder / "rows").iterdir()}

@@ -18,7 +18,11 @@ SETTINGS = ["epochs=3", "batch_size=512", "history=3", "cross_history=1", "table
 def auc(tmp_path, source, *overrides):
     folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
     _, results = launch.train(
-        "lr", source=source, out=folder, overrides=[*SETTINGS, *overrides], quiet=True
+        "lr",
+        data=source,
+        out=folder,
+        options={**launch.options_of(SETTINGS), **launch.options_of(overrides)},
+        quiet=True,
     )
     return results["test"]["auc"]
 
@@ -41,9 +45,9 @@ def test_counts_cannot_tell_users_apart_and_ids_can(tmp_path):
     for number, overrides in enumerate((["leave_out=history.item", counts], [])):
         _, results = launch.train(
             "mlp",
-            source="planted:two_tastes",
+            data="planted:two_tastes",
             out=tmp_path / str(number),
-            overrides=[*settings, *overrides],
+            options={**launch.options_of(settings), **launch.options_of(overrides)},
             quiet=True,
         )
         scores.append(results["test"]["auc"])
@@ -60,7 +64,11 @@ def test_a_run_remembers_its_fields(tmp_path):
         "leave_out=price_level,history.category",
     ]
     folder, results = launch.train(
-        "mlp", source="market:tiny", out=tmp_path / "run", overrides=overrides, quiet=True
+        "mlp",
+        data="market:tiny",
+        out=tmp_path / "run",
+        options=launch.options_of(overrides),
+        quiet=True,
     )
     saved = launch.load_run(folder).saved
     names = [f"{field.role}.{field.name}" for field in saved.schema.fields]
@@ -75,13 +83,13 @@ def test_a_run_remembers_its_fields(tmp_path):
 def test_other_data_must_have_the_fields(tmp_path):
     folder, _ = launch.train(
         "mlp",
-        source="planted:co_clicks",
+        data="planted:co_clicks",
         out=tmp_path / "run",
-        overrides=["steps=1", "batch_size=64", "statistics=count(item)"],
+        options={"steps": 1, "batch_size": 64, "statistics": "count(item)"},
         quiet=True,
     )
     with pytest.raises(RunError, match="sample"):
-        launch.evaluate_run(folder, source="planted:sample_id")
+        launch.evaluate_run(folder, data="planted:sample_id")
 
 
 @pytest.mark.parametrize(
@@ -120,12 +128,14 @@ def test_the_planted_worlds():
 @pytest.mark.parametrize("override", ["statistics=count(user)", f"crosses={CROSS}"])
 def test_retrieval_refuses_what_it_would_not_read(tmp_path, override):
     with pytest.raises(ValueError, match="'mf' knows items by their own fields: no statistics"):
-        launch.train("mf", source="market:tiny", out=tmp_path / "run", overrides=[override])
+        launch.train(
+            "mf", data="market:tiny", out=tmp_path / "run", options=launch.options_of([override])
+        )
 
 
 def test_retrieval_needs_the_identity_of_items(tmp_path):
     with pytest.raises(ValueError, match="'mind' finds items by 'item', which leave_out names"):
-        launch.train("mind", source="market:tiny", out=tmp_path, overrides=["leave_out=item"])
+        launch.train("mind", data="market:tiny", out=tmp_path, options={"leave_out": "item"})
 
 
 def test_a_log_of_another_kind_of_time_is_refused(tmp_path):
@@ -139,9 +149,9 @@ def test_a_log_of_another_kind_of_time_is_refused(tmp_path):
     write(3)
     folder, _ = launch.train(
         "mlp",
-        source=f"events:{path}",
+        data=f"events:{path}",
         out=tmp_path / "run",
-        overrides=["steps=1", "batch_size=8"],
+        options={"steps": 1, "batch_size": 8},
         quiet=True,
     )
     write(2)
@@ -153,7 +163,10 @@ def test_a_log_of_another_kind_of_time_is_refused(tmp_path):
 
 
 def test_what_a_run_adds_can_be_inspected(capsys):
-    launch.inspect("planted:popular", overrides=["statistics=count(item)", f"crosses={CROSS}"])
+    launch.inspect(
+        "planted:popular",
+        options={"statistics": "count(item)", **launch.options_of([f"crosses={CROSS}"])},
+    )
     text = capsys.readouterr().out
     assert f"candidate.{CROSS}" in text and "candidate.count(item)" in text
     with pytest.raises(ValueError, match="--history must be >= 1, got 0"):

@@ -144,7 +144,7 @@ def test_a_run_can_be_read_back(data, tmp_path):
     assert results == json.loads((tmp_path / "run" / "metrics.json").read_text())
     trained = launch.load_run(tmp_path / "run")
     assert trained.config == config
-    again = launch.evaluate_run(tmp_path / "run", dataset=data)
+    again = launch.evaluate_run(tmp_path / "run", data=data)
     assert again["test"]["auc"] == results["test"]["auc"]
 
 
@@ -196,11 +196,9 @@ def test_evaluators_must_be_evaluators_of_one_kind(data, tmp_path):
     for name, options in (("one", small), ("other", [*small, "window=1"])):
         launch.train(
             "evaluator",
-            dataset=slates,
-            source="slates:small",
+            data=slates,
             out=tmp_path / name,
-            settings={"epochs": 1},
-            overrides=["slots=3", *options],
+            options={"epochs": 1, "slots": 3, **launch.options_of(options)},
             quiet=True,
         )
     by = launch.load_evaluators([tmp_path / "one", tmp_path / "one"])
@@ -209,12 +207,10 @@ def test_evaluators_must_be_evaluators_of_one_kind(data, tmp_path):
         launch.load_evaluators([tmp_path / "one", tmp_path / "other"])
     folder, results = launch.train(
         "nar",
-        dataset=data,
-        source="candidates:small",
+        data=data,
         evaluators=[tmp_path / "one"],
         out=tmp_path / "nar",
-        settings={"steps": 2},
-        overrides=["slots=3", "units=8", "heads=2"],
+        options={"steps": 2, "slots": 3, "units": 8, "heads": 2},
         quiet=True,
     )
     assert results["test"]["evaluator_score"] > 0
@@ -262,11 +258,9 @@ def test_rivals_train_on_what_was_shown(data, tmp_path, name):
     options = ["slots=3"] if name == "seq2slate" else []
     _, results = launch.train(
         name,
-        dataset=data,
-        source="candidates:small",
+        data=data,
         out=tmp_path / "run",
-        settings={"epochs": 1},
-        overrides=options,
+        options={"epochs": 1, **launch.options_of(options)},
         quiet=True,
     )
     assert results["test"]["examples"] == 3 * len(data.test)  # What was shown, and nothing else.

@@ -77,11 +77,16 @@ def test_noise_stays_noise(tmp_path, form):
     source = f"events:{path}"
     _, results = launch.train(
         "din",
-        dataset=open_source(source),
-        source=source,
+        data=open_source(source),
         out=tmp_path / "run",
-        settings={"epochs": 3, "batch_size": 512, "history": 8, "patience": 0},
-        overrides=["attention_units=8", "tower_units=16"],
+        options={
+            "epochs": 3,
+            "batch_size": 512,
+            "history": 8,
+            "patience": 0,
+            "attention_units": 8,
+            "tower_units": 16,
+        },
         quiet=True,
     )
     assert abs(results["test"]["auc"] - 0.5) < 0.04

@@ -39,10 +39,9 @@ def test_trains_evaluates_and_exports(name, data, tmp_path):
     small = [f"{key}={value}" for key, value in SMALL.items() if key in known]
     folder, results = launch.train(
         name,
-        source="market:tiny",
+        data="market:tiny",
         out=tmp_path / "run",
-        settings=SETTINGS,
-        overrides=small,
+        options={**SETTINGS, **launch.options_of(small)},
         quiet=True,
     )
     assert results["train"]["examples"] > 0

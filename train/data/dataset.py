@@ -11,6 +11,10 @@ from .declaration.columns import Columns
 from .draws import NEVER, Catalogue
 from .errors import DataError
 from .event_log import EventLog, Requests, leaks
+from .protocol import Protocol
+
+MEMORY = "memory"
+"""Kind of source that a run remembers where its data were in memory."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -18,7 +22,10 @@ class Dataset:
     """A source, read and split.
 
     Attributes:
-      name: the SOURCE that made it, e.g. "market:standard".
+      name: of the data, for people, e.g. "market:standard".
+      source: the SOURCE that it was read from, its paths absolute; what was in memory says
+        so ("memory:..."), and so does what was made by hand.
+      protocol: how it was read; None if it was made by hand.
       schema: what its batches hold.
       row_maps: {table: RowMap} that made the row ids.
       log: every user's events.
@@ -39,6 +46,8 @@ class Dataset:
     """
 
     name: str
+    source: str = ""
+    protocol: Protocol | None = None
     schema: Schema
     row_maps: dict[str, RowMap]
     log: EventLog
@@ -53,6 +62,10 @@ class Dataset:
     columns: Columns | None = None
     notes: tuple[str, ...] = ()
     complete: Callable[[Requests], Requests] = lambda requests: requests
+
+    def __post_init__(self):
+        if not self.source:
+            object.__setattr__(self, "source", f"{MEMORY}:{self.name}")
 
     def appearances(self) -> np.ndarray:
         """(N,) when each item first stood in an event that training may see; `draws.NEVER` else.

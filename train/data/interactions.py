@@ -51,7 +51,6 @@ def build(
     name: str,
     raw: Interactions,
     *,
-    max_train_per_user: int = 20,
     task: str = "click",
     row_maps: dict[str, RowMap] | None = None,
     transforms: dict[str, str] | None = None,
@@ -66,8 +65,6 @@ def build(
     Of an event the log takes 12 bytes, and 4 for each attribute; beside it and `raw` (which is let
     go in time if the caller keeps no name for it) at most 16 more are held.
     """
-    if max_train_per_user < 1:
-        raise ValueError(f"max_train_per_user must be >= 1, got {max_train_per_user}.")
     protocol, facts = protocol or Protocol(), {}
     labels = Labels.of(name, raw, protocol)
     order = chosen_events(name, raw, protocol, labels, facts)
@@ -138,7 +135,7 @@ def build(
 
     chosen = [np.flatnonzero((part == own) & labels.is_target) for own in range(3)]
     chosen = [not_behind_later_parts(index, offsets, part, own) for own, index in enumerate(chosen)]
-    train = newest_of_each(chosen[TRAIN], offsets, max_train_per_user)
+    train = newest_of_each(chosen[TRAIN], offsets, protocol.max_train_per_user)
     # Before the requests of training, which are many: what tells untouched items is large.
     try:
         untouched = draws.UntouchedItems(log)

@@ -31,6 +31,7 @@ class Protocol:
         "uniform" over the catalogue, or by "popularity" in training; or a file of
         user_id,item_id pairs, which are then the candidates of all of a user's targets.
       min_rating: events with a lower rating are left out, where the log has ratings.
+      max_train_per_user: newest training targets per user, of a log of interactions.
       tasks: behaviours, as a funnel (view, cart, buy): events of these are the targets, and label
         number k is 1 for behaviour number k and those after it. Empty: every event is a click.
     """
@@ -40,6 +41,7 @@ class Protocol:
     duplicates: Duplicates = "drop"
     evaluation_negatives: str = UNIFORM
     min_rating: float = 0.0
+    max_train_per_user: int = 20
     tasks: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -57,6 +59,8 @@ class Protocol:
                 )
             if self.split != "time":
                 raise ValueError("split_at is for split=time.")
+        if self.max_train_per_user < 1:
+            raise ValueError(f"max_train_per_user must be >= 1, got {self.max_train_per_user}.")
         if len(set(self.tasks)) < len(self.tasks):
             raise ValueError(f"tasks: a behaviour stands twice in {', '.join(self.tasks)}.")
 

@@ -70,9 +70,7 @@ def fit_calibration(
         p = np.where(score >= 0, 1.0, small) / (1.0 + small)
         g, h = w * (p - y), np.maximum(w * p * (1 - p), 1e-12)
         gradient = np.array([np.sum(g * z) + prior * a, np.sum(g)])
-        hessian = np.array(
-            [[np.sum(h * z * z) + prior, np.sum(h * z)], [np.sum(h * z), np.sum(h)]]
-        )
+        hessian = np.array([[np.sum(h * z * z) + prior, np.sum(h * z)], [np.sum(h * z), np.sum(h)]])
         step = np.linalg.solve(hessian, gradient)
         # Far from the optimum a whole step may go too far.
         step *= min(1.0, 5.0 / max(float(np.abs(step).max()), 1e-12))

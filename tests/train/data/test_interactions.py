@@ -66,7 +66,7 @@ def test_users_with_too_few_events_are_dropped_and_counted():
 @pytest.mark.parametrize("newest", [1, 2, 20])
 def test_max_train_per_user_keeps_the_newest(newest):
     cuts = {1: [3, 1, 1], 2: [2, 3, 0, 1, 0, 1], 20: [0, 1, 2, 3, 0, 1, 0, 1]}
-    dataset = hand_made_dataset(max_train_per_user=newest)
+    dataset = hand_made_dataset(protocol=Protocol(max_train_per_user=newest))
     assert dataset.train.cut.tolist() == cuts[newest]
     # What is no target is still known: it stands in histories.
     assert rows(dataset, "item", *ITEM_IDS[:4]) != [1] * 4
@@ -75,7 +75,7 @@ def test_max_train_per_user_keeps_the_newest(newest):
 
 def test_max_train_per_user_must_be_positive():
     with pytest.raises(ValueError, match="max_train_per_user must be >= 1, got 0"):
-        hand_made_dataset(max_train_per_user=0)
+        hand_made_dataset(protocol=Protocol(max_train_per_user=0))
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
@@ -94,7 +94,7 @@ def test_evaluation_has_one_untouched_item(part):
 
 
 def test_evaluation_depends_on_the_data_alone():
-    once, again = random_dataset(), random_dataset(max_train_per_user=3)
+    once, again = random_dataset(), random_dataset(protocol=Protocol(max_train_per_user=3))
     for part in ("validation", "test"):
         one, two = getattr(once, part), getattr(again, part)
         np.testing.assert_array_equal(one.candidate, two.candidate)

@@ -9,6 +9,7 @@ from logs import hand_made
 from recjax.train.data import interactions
 from recjax.train.data.dataset import Dataset
 from recjax.train.data.event_log import EventLog, Requests
+from recjax.train.data.protocol import Protocol
 from recjax.train.inspection import report
 from recjax.train.inspection.drift import drift, ks, psi_of_ids, psi_of_numbers
 from recjax.train.inspection.hit_rates import hit_rates
@@ -88,7 +89,7 @@ def train_auc(folder, data, config, settings):
 
 
 def test_rates_counted_by_hand():
-    dataset = interactions.build("hand", hand_made(), max_train_per_user=9)
+    dataset = interactions.build("hand", hand_made(), protocol=Protocol(max_train_per_user=9))
     rates = {(rate.role, rate.name): rate for rate in hit_rates(dataset)}
     item = rates["candidate", "item"]
     train = dataset.log.items["item"][dataset.train.candidate].ravel()

@@ -200,9 +200,11 @@ def read_declared(
 
 
 def read_parts(
-    files: Sequence[str], names: Sequence[str] | None
+    files: Sequence[str | RawTable], names: Sequence[str] | None
 ) -> tuple[RawTable, np.ndarray | None]:
     """The rows of one file; or of three, to train, validate and test on, and whose each row is.
+
+    Files that have been read already are taken as they are.
 
     Raises:
       DataError: see `files.read_table`; a later file lacks a column of the first one.
@@ -216,14 +218,17 @@ def read_parts(
         if lacks:
             raise DataError(f"{file}: lacks {', '.join(sorted(lacks))}, which {files[0]} has.")
     notes = [note for table in tables for note in table.notes]
-    whole = stacked(Path(files[0]), [table.table.select(order) for table in tables], order, notes)
+    whole = stacked(
+        Path(str(files[0])), [table.table.select(order) for table in tables], order, notes
+    )
     sizes = [table.table.num_rows for table in tables]
     raw = RawTable(
         whole,
         np.concatenate([table.lines for table in tables]),
         [row for table in tables for row in table.bad],
         list(dict.fromkeys(notes)),
-        list(zip(files, sizes, strict=True)),
+        list(zip(map(str, files), sizes, strict=True)),
+        tables[0].counted,
     )
     return raw, np.repeat(np.arange(len(files), dtype=np.int8), sizes)
 
@@ -315,7 +320,7 @@ def _checked(table: DeclaredTable, bad: "BadValues", on_bad_row: OnBadRow) -> De
         remedy = _REMEDY if table.table.num_rows else ""
         others = len(found) - 1
         more = f"; and {others} more bad row{'s' if others > 1 else ''}" if others else ""
-        raise DataError(f"{table.path}: line {found[0].line}: {found[0].reason}{remedy}{more}.")
+        raise DataError(f"{table.path}: {found[0]}{remedy}{more}.")
     if not table.table.num_rows:
         raise DataError(f"{table.path}: holds no events.")
     return dataclasses.replace(table, bad=found)

@@ -10,6 +10,8 @@ from .archives import open_bytes as open_bytes
 from .archives import open_counted as open_counted
 from .archives import packed as packed
 from .archives import size_of as size_of
+from .in_memory import InMemory as InMemory
+from .in_memory import Where as Where
 from .reading import read_table as read_table
 from .table import BadRow as BadRow
 from .table import RawTable as RawTable

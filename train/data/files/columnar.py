@@ -33,10 +33,22 @@ def read_columnar(path: Path, source: Path | pa.Buffer, form: str, notes: list[s
             table = pa.ipc.open_stream(content).read_all()
         else:
             table = pyarrow.feather.read_table(file, memory_map=False)
+    except (pa.ArrowException, OSError, UnicodeError, OverflowError) as error:
+        raise DataError(f"{path}: cannot be read as a table: {one_line(error)}") from error
+    return settled(path, table, notes)
+
+
+def settled(path: Path, table: pa.Table, notes: list[str]) -> pa.Table:
+    """The same table in the types that are read, without an index.
+
+    Raises:
+      DataError: see `read_columnar`; `path` stands in messages.
+    """
+    try:
         # Text is read as it is: broken text would be met only later.
         table.validate(full=True)
         table = plain(table, notes)
-    except (pa.ArrowException, OSError, UnicodeError, OverflowError) as error:
+    except (pa.ArrowException, UnicodeError, OverflowError) as error:
         raise DataError(f"{path}: cannot be read as a table: {one_line(error)}") from error
     names = table.column_names
     for name in sorted(set(names)):

@@ -37,7 +37,7 @@ _TABLE_FORMATS = {"_delta_log": "Delta Lake", ".hoodie": "Apache Hudi"}
 _HEAD_BYTES = 4096
 
 
-def read_table(where: str | Path, *, names: Sequence[str] | None = None) -> RawTable:
+def read_table(where: str | Path | RawTable, *, names: Sequence[str] | None = None) -> RawTable:
     """Reads a log as a table, its format told by its content and name.
 
     Delimited text (the separator is found among comma, tab, semicolon and pipe), JSON Lines (or
@@ -46,13 +46,18 @@ def read_table(where: str | Path, *, names: Sequence[str] | None = None) -> RawT
 
     Args:
       where: a file; a folder of files of one format (those of `key=value` folders get a column);
-        or a glob. Several files are one table, in the order of their sorted paths.
+        or a glob. Several files are one table, in the order of their sorted paths. A table that
+        has been read already is given back.
       names: of the columns of delimited text in order, where the first line does not hold them.
 
     Raises:
       DataError: no such file, one that holds no events, a damaged one, or one that is no table;
         files that do not have the same columns.
     """
+    if isinstance(where, RawTable):
+        if names is not None and list(names) != where.table.column_names:
+            raise _named_already(Path(str(where)), "a table in memory", names)
+        return where
     notes: list[str] = []
     paths = _files(where, notes)
     if len(paths) == 1 and Path(where) == paths[0]:

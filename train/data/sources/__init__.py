@@ -8,10 +8,10 @@ from typing import Any
 
 from ....zoo.features import RowMap, Schema
 from .. import market
-from ..dataset import Dataset
+from ..dataset import MEMORY, Dataset
 from ..declaration.columns import Columns, of_schema
 from ..errors import DataError
-from ..files import is_file
+from ..files import InMemory, is_file
 from ..files.lines import OnBadRow
 from ..market import planted, slate_log
 from ..market.slates import SLATES, SlateWorld
@@ -69,6 +69,11 @@ def still_there(source: str, folder: Path | str) -> str:
     Raises:
       DataError: what it names is gone; the message names the remedy.
     """
+    if kind_of(source) == MEMORY:
+        raise DataError(
+            f"{folder}: trained on data that were in memory: give them again, or say where such "
+            "data are (--data SOURCE)."
+        )
     missing = gone(source)
     if missing is not None:
         raise DataError(
@@ -93,9 +98,8 @@ def kind_of(source: str) -> str:
 
 
 def open_source(
-    source: str,
+    source: str | InMemory,
     *,
-    max_train_per_user: int = 20,
     on_bad_row: OnBadRow = "stop",
     seed: int = 0,
     row_maps: dict[str, RowMap] | None = None,
@@ -111,8 +115,8 @@ def open_source(
       source: e.g. "market", "market:evolving", "events:log.csv.gz", "movielens:ml-100k";
         "slates:cascade" holds exposed slates, for evaluators, "candidates:cascade" whatever could
         have been shown, for re-rankers and generators; "planted:co_clicks" is a small world in
-        which one thing holds.
-      max_train_per_user: newest training targets per user, for logs of interactions.
+        which one thing holds. Or tables in memory, in place of the files of "events" or
+        "impressions".
       on_bad_row: "stop" or "skip", for files.
       seed: of the built-in world; files have none.
       row_maps: vocabularies of an earlier run, to read new data the way its model was trained.
@@ -132,10 +136,40 @@ def open_source(
       >>> dataset.schema.tasks
       ('click', 'conversion')
     """
-    kind, _, where = source.partition(":")
+    if isinstance(source, InMemory):
+        kind, where = source.kind, source
+        if kind not in _DECLARED:
+            raise DataError(
+                f"Tables in memory are read as {' or '.join(_DECLARED)}, got kind {kind!r}."
+            )
+    else:
+        kind, _, where = source.partition(":")
+    options: dict[str, Any] = {"on_bad_row": on_bad_row, "row_maps": row_maps}
+    options |= {"transforms": transforms, "schema": schema, "columns": columns, "names": names}
+    dataset = _opened(source, kind, where, seed=seed, protocol=protocol, **options)
+    said = dataclasses.fields(Protocol)
+    read_by = Protocol(**{f.name: getattr(protocol or Protocol(), f.name) for f in said})
+    return dataclasses.replace(dataset, source=absolute(str(source)), protocol=read_by)
+
+
+def _opened(
+    source: str | InMemory,
+    kind: str,
+    where: Any,
+    *,
+    on_bad_row: OnBadRow,
+    seed: int,
+    row_maps: dict[str, RowMap] | None,
+    transforms: dict[str, str] | None,
+    protocol: Protocol | None,
+    columns: Columns | None,
+    names: Sequence[str] | None,
+    schema: Schema | None,
+) -> Dataset:
+    """The data set of a source of a kind; `where` is what stands behind the colon."""
     known = kind in _FILES or kind in ("market", "planted", "slates", "candidates")
     if protocol is not None and known and kind not in (*_LOGS, *_DECLARED):
-        _refuse_protocol(source, protocol)
+        _refuse_protocol(str(source), protocol)
     if kind == "market":
         if where and where not in market.PRESETS:
             raise DataError(
@@ -159,7 +193,7 @@ def open_source(
         raise DataError(f"Source {kind!r} needs a path: {kind}:{what}.")
     options: dict[str, Any] = {"on_bad_row": on_bad_row, "row_maps": row_maps}
     if kind in _LOGS:
-        options |= {"max_train_per_user": max_train_per_user, "protocol": protocol}
+        options["protocol"] = protocol
     if kind in _LEARNT:
         options["transforms"] = transforms
     if kind in ("libffm", "libsvm"):

@@ -62,7 +62,6 @@ _USER_DIM = 8
 def load(
     folder: str | Path,
     *,
-    max_train_per_user: int = 20,
     on_bad_row: OnBadRow = "stop",
     row_maps: dict[str, RowMap] | None = None,
     protocol: Protocol | None = None,
@@ -75,9 +74,7 @@ def load(
     bad = BadRows(on_bad_row)
     folder = files.folder_of(folder, lambda name: files.name_of(Path(name)) == _EVENTS)
     raw, repeated = _read(folder, bad)
-    dataset = interactions.build(
-        "alibaba", raw, max_train_per_user=max_train_per_user, row_maps=row_maps, protocol=protocol
-    )
+    dataset = interactions.build("alibaba", raw, row_maps=row_maps, protocol=protocol)
     facts = dataset.facts | {"repeated events left out": repeated} | bad.facts()
     return dataclasses.replace(dataset, facts=facts)
 

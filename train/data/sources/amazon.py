@@ -53,7 +53,6 @@ _PRICE = re.compile(r"(?:from )?\$? ?([0-9][0-9,]*(?:\.[0-9]+)?)(?: ?- ?\$? ?[0-
 def load(
     folder: str | Path,
     *,
-    max_train_per_user: int = 20,
     on_bad_row: OnBadRow = "stop",
     row_maps: dict[str, RowMap] | None = None,
     protocol: Protocol | None = None,
@@ -70,7 +69,6 @@ def load(
     dataset = interactions.build(
         f"amazon:{reviews.name.partition('.')[0]}",
         raw,
-        max_train_per_user=max_train_per_user,
         row_maps=row_maps,
         protocol=protocol,
     )

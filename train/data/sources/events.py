@@ -29,7 +29,7 @@ from ..declaration.guess import codes_of
 from ..declaration.table import DeclaredTable, read_declared, read_parts
 from ..declaration.values import as_numbers, read_values
 from ..errors import DataError
-from ..files import read_table
+from ..files import InMemory, RawTable, Where, read_table
 from ..files.lines import OnBadRow
 from ..impressions.columns import LABEL, LABEL_NAMES, flags_or_numbers
 from ..protocol import POPULARITY, UNIFORM, Protocol
@@ -40,9 +40,8 @@ _MOMENT, _OFTEN = 10, 0.05  # Seconds; share of the events.
 
 
 def load(
-    path: str | Path,
+    path: Where,
     *,
-    max_train_per_user: int = 20,
     on_bad_row: OnBadRow = "stop",
     row_maps: dict[str, RowMap] | None = None,
     transforms: dict[str, str] | None = None,
@@ -54,8 +53,7 @@ def load(
 
     Args:
       path: a file, a folder of files or a glob; or three of them joined by commas, files of one's
-        own to train, validate and test on.
-      max_train_per_user: newest training targets per user.
+        own to train, validate and test on; or such tables in memory.
       on_bad_row: "stop" at the first row that cannot be read, naming its line; or "skip" such
         rows and count them in `facts`.
       row_maps, transforms: of an earlier run; see `interactions.build`.
@@ -68,12 +66,12 @@ def load(
     """
     protocol = protocol or Protocol()
     raw, part = read_parts(_files(path), names)
-    table = read_declared(path, columns=columns, on_bad_row=on_bad_row, raw=raw, parts=part)
+    where = str(raw) if isinstance(path, InMemory) else path
+    table = read_declared(where, columns=columns, on_bad_row=on_bad_row, raw=raw, parts=part)
     _refuse_labels(table, columns)
     dataset = interactions.build(
-        f"events:{Path(path).name}",
+        f"events:{Path(where).name}",
         _interactions(table, protocol),
-        max_train_per_user=max_train_per_user,
         row_maps=row_maps,
         transforms=transforms,
         protocol=protocol,
@@ -88,8 +86,15 @@ def load(
     return dataclasses.replace(dataset, facts=facts, columns=table.columns, notes=tuple(notes))
 
 
-def _files(path: str | Path) -> list[str]:
+def _files(path: Where) -> list[str] | list[RawTable]:
     """The file, or the three files to train, validate and test on."""
+    if isinstance(path, InMemory):
+        if len(path.tables) not in (1, 3):
+            raise DataError(
+                "Tables of one's own are three, to train, validate and test on, got "
+                f"{len(path.tables)}."
+            )
+        return list(path.tables)
     if Path(path).exists() or "," not in str(path):
         return [str(path)]
     files = [part.strip() for part in str(path).split(",")]

@@ -37,7 +37,7 @@ from ..dataset import Dataset
 from ..declaration.columns import Column, Columns
 from ..declaration.table import DeclaredTable, read_declared, read_parts
 from ..errors import DataError
-from ..files import RawTable, read_table
+from ..files import InMemory, RawTable, Where, read_table
 from ..files.lines import OnBadRow
 from ..impressions.columns import (
     LABEL,
@@ -62,7 +62,7 @@ from ..protocol import UNIFORM, Protocol
 
 
 def load(
-    path: str | Path,
+    path: Where,
     *,
     on_bad_row: OnBadRow = "stop",
     row_maps: dict[str, RowMap] | None = None,
@@ -75,7 +75,7 @@ def load(
 
     Args:
       path: FILE, or FILE,HISTORY_FILE, or TRAIN,VALIDATION,TEST, or these and a HISTORY_FILE; each
-        a file, a folder of files or a glob.
+        a file, a folder of files or a glob; or such tables in memory.
       on_bad_row: "stop" at the first row that cannot be read, naming its line; or "skip" such
         rows and count them in `facts`. A row without a label is one.
       row_maps, transforms: of an earlier run; see `interactions.build`.
@@ -90,10 +90,11 @@ def load(
     files, history_file = _paths(path)
     raw, part = read_parts(files, names)
     history_raw = None if history_file is None else read_table(history_file)
+    history_name = str(history_file)
     declared = None if columns is None else _own(columns, raw, history_raw)
     named = known(raw.table) if declared is None else []
     labels = [c for c in declared or named if c.role in (LABEL, WEIGHT, "request")]
-    raw, part = good_rows(files[0], raw, part, labels)
+    raw, part = good_rows(str(files[0]), raw, part, labels)
     table = read_declared(
         ",".join(map(str, files)),
         columns=declared,
@@ -109,14 +110,14 @@ def load(
     table, asked = grouped(table, notes, guessed=declared is None)
     labels, table = tasks_of(table, notes, guessed=declared is None, asked=asked_tasks)
     history, facts = None, {}
-    if history_file is not None and history_raw is not None:
-        history = read_history(history_file, history_raw, table, columns, on_bad_row)
+    if history_raw is not None:
+        history = read_history(history_name, history_raw, table, columns, on_bad_row)
         history, facts["duplicate rows of histories dropped"] = without_copies(history, drop)
         history, others = of_users(history, table)
         facts["events of users without requests left out"] = others
-        notes += [f"{Path(history_file).name}: {note}" for note in history.notes]
+        notes += [f"{Path(history_name).name}: {note}" for note in history.notes]
     facts |= {"duplicate rows dropped": copies}
-    name = f"impressions:{Path(files[0]).name}"
+    name = f"impressions:{Path(str(files[0])).name}"
     dataset = build(
         name,
         _impressions(table, asked, labels, history),
@@ -137,7 +138,7 @@ def load(
     )
 
 
-def _refuse_drawing(path: str | Path, protocol: Protocol | None) -> None:
+def _refuse_drawing(path: Where, protocol: Protocol | None) -> None:
     """Raises DataError for what is asked of logs of interactions only."""
     if protocol is not None and protocol.min_rating:
         raise DataError(f"{path}: min_rating is for events; impressions have labels.")
@@ -148,11 +149,15 @@ def _refuse_drawing(path: str | Path, protocol: Protocol | None) -> None:
         )
 
 
-def _paths(path: str | Path) -> tuple[list[str], str | None]:
+def _paths(path: Where) -> tuple[list[str | RawTable], str | RawTable | None]:
     """The files of impressions, and the file of histories if there is one."""
-    if Path(path).exists():
+    if not isinstance(path, InMemory) and Path(path).exists():
         return [str(path)], None
-    paths = [part.strip() for part in str(path).split(",")]
+    paths: list[str | RawTable] = []
+    if isinstance(path, InMemory):
+        paths += path.tables
+    else:
+        paths += [part.strip() for part in str(path).split(",")]
     if len(paths) > 4 or not all(paths):
         raise DataError(
             f"{path}: FILE, FILE,HISTORY_FILE or TRAIN,VALIDATION,TEST[,HISTORY_FILE], got "

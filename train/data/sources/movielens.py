@@ -42,7 +42,6 @@ _HALVES = {
 def load(
     folder: str | Path,
     *,
-    max_train_per_user: int = 20,
     on_bad_row: OnBadRow = "stop",
     row_maps: dict[str, RowMap] | None = None,
     protocol: Protocol | None = None,
@@ -79,7 +78,6 @@ def load(
     dataset = interactions.build(
         f"movielens:{name}",
         raw,
-        max_train_per_user=max_train_per_user,
         row_maps=row_maps,
         protocol=protocol,
     )

@@ -46,7 +46,6 @@ _END = int(datetime.datetime(2017, 12, 4, tzinfo=_BEIJING).timestamp())
 def load(
     path: str | Path,
     *,
-    max_train_per_user: int = 20,
     on_bad_row: OnBadRow = "stop",
     row_maps: dict[str, RowMap] | None = None,
     protocol: Protocol | None = None,
@@ -61,7 +60,6 @@ def load(
         f"taobao:{path.name}",
         # Held by no name here, so that it goes as soon as it is no longer needed.
         _read(path, BadRows(on_bad_row), facts),
-        max_train_per_user=max_train_per_user,
         row_maps=row_maps,
         protocol=protocol,
     )

@@ -402,9 +402,9 @@ def test_a_run_reads_other_files_by_its_own_declaration(tmp_path):
     path = text(tmp_path / "log.csv", SHOP)
     folder, results = launch.train(
         "mlp",
-        source=f"events:{path}",
+        data=f"events:{path}",
         out=tmp_path / "run",
-        overrides=["steps=2", "batch_size=64"],
+        options={"steps": 2, "batch_size": 64},
         quiet=True,
     )
     assert Columns.load(folder / "columns.json") == events.load(path).columns
@@ -414,13 +414,13 @@ def test_a_run_reads_other_files_by_its_own_declaration(tmp_path):
         name, write = FORMS[form]
         (tmp_path / form).mkdir()
         other = write(tmp_path / form / name, SHOP)
-        assert launch.evaluate_run(folder, source=f"events:{other}")["test"] == results["test"]
+        assert launch.evaluate_run(folder, data=f"events:{other}")["test"] == results["test"]
     for change in ("one text among the items", "whole prices", "one price changed"):
         other = tomorrow(tmp_path, **ODD_DAYS[change])
-        block = launch.evaluate_run(folder, source=f"events:{other}")["test"]
+        block = launch.evaluate_run(folder, data=f"events:{other}")["test"]
         assert 0 < block["auc"] < 1
     with pytest.raises(DataError, match="declared column 'brand' missing"):
-        launch.evaluate_run(folder, source=f"events:{tomorrow(tmp_path, brand=None)}")
+        launch.evaluate_run(folder, data=f"events:{tomorrow(tmp_path, brand=None)}")
 
 
 def test_a_declaration_overrules_the_guess(tmp_path):

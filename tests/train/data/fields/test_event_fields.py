@@ -71,9 +71,9 @@ def test_metrics_are_broken_down_by_scene_and_segment(tmp_path):
     assert set(dataset.segments["scene"].values()) == {"home", "cart"}
     _, results = launch.train(
         "mlp",
-        source=f"events:{tmp_path / 'events.csv'}",
+        data=f"events:{tmp_path / 'events.csv'}",
         out=tmp_path / "run",
-        overrides=["steps=1", "batch_size=4", "history=2"],
+        options={"steps": 1, "batch_size": 4, "history": 2},
         quiet=True,
     )
     assert set(results["test"]["by"]) == {"scene", "segment"}
@@ -84,11 +84,15 @@ def test_other_data_are_read_by_what_training_learnt(tmp_path):
     overrides = ["steps=1", "batch_size=4", "history=2"]
     path = csv(tmp_path)
     folder, results = launch.train(
-        "mlp", source=f"events:{path}", out=tmp_path / "run", overrides=overrides, quiet=True
+        "mlp",
+        data=f"events:{path}",
+        out=tmp_path / "run",
+        options=launch.options_of(overrides),
+        quiet=True,
     )
     hotter = [(*r[:5], r[5] + 30, r[6]) for r in ROWS]
     other = csv(tmp_path, "hotter.csv", hotter)
-    again = launch.evaluate_run(folder, source=f"events:{path}")
+    again = launch.evaluate_run(folder, data=f"events:{path}")
     assert again["test"] == results["test"]
     # Standardised anew it would be the same data; by the run's own median it is not.
     fresh = events.load(other)
@@ -100,7 +104,7 @@ def test_other_data_are_read_by_what_training_learnt(tmp_path):
     read = events.load(other, transforms=transforms)
     assert fresh.test.context["degrees"].tolist() != read.test.context["degrees"].tolist()
     assert read.test.context["degrees"].tolist() == [5, 5, 5]
-    assert launch.evaluate_run(folder, source=f"events:{other}")["test"] != results["test"]
+    assert launch.evaluate_run(folder, data=f"events:{other}")["test"] != results["test"]
 
 
 def parquet(tmp_path, vectors):

@@ -11,6 +11,7 @@ from recjax.train.data.event_log import EventLog, Requests
 from recjax.train.data.fields.crosses import with_crosses
 from recjax.train.data.fields.statistics import Statistic, Statistics, log_users, with_statistics
 from recjax.train.data.market import source as market
+from recjax.train.data.protocol import Protocol
 from recjax.zoo.features import KnownRows, signatures
 
 BEHAVIORS = ["click", "cart", "buy"]
@@ -173,7 +174,7 @@ def test_a_purchase_changes_the_decision_state():
 
 
 def test_training_negatives_get_theirs_when_they_are_drawn():
-    dataset = interactions.build("hand", hand_made(), max_train_per_user=9)
+    dataset = interactions.build("hand", hand_made(), protocol=Protocol(max_train_per_user=9))
     texts = ["count(item)", "count(user)", "count(user*category)"]
     dataset = with_statistics(dataset, texts)
     dataset = with_crosses(dataset, ["history.item*candidate.item"], rows=100, history=2)

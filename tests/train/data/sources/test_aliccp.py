@@ -309,10 +309,9 @@ def test_esmm_learns_from_a_folder(tmp_path):
     write(tmp_path, many())
     folder, results = launch.train(
         "esmm",
-        source=f"aliccp:{tmp_path}",
+        data=f"aliccp:{tmp_path}",
         out=tmp_path / "run",
-        settings={"epochs": 6, "batch_size": 64, "learning_rate": 0.01},
-        overrides=["tower_units=8"],
+        options={"epochs": 6, "batch_size": 64, "learning_rate": 0.01, "tower_units": 8},
         quiet=True,
     )
     test = results["test"]
@@ -322,7 +321,7 @@ def test_esmm_learns_from_a_folder(tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     write(other, many(seed=1))
-    assert launch.evaluate_run(folder, source=f"aliccp:{other}")["test"]["click"]["auc"] > 0.75
+    assert launch.evaluate_run(folder, data=f"aliccp:{other}")["test"]["click"]["auc"] > 0.75
 
 
 def test_by_name(tmp_path):

@@ -210,10 +210,9 @@ def trained(tmp_path_factory):
     settings["table_learning_rate"] = 0.05
     run, results = launch.train(
         "dcn",
-        source=f"criteo:{path}",
+        data=f"criteo:{path}",
         out=folder / "run",
-        settings=settings,
-        overrides=["tower_units=8", "cross_layers=2"],
+        options={**settings, "tower_units": 8, "cross_layers": 2},
         quiet=True,
     )
     return path, run, results
@@ -231,7 +230,7 @@ def test_dcn_learns_from_a_file(trained):
 def test_another_file_is_read_with_the_vocabularies_of_the_run(trained, tmp_path):
     _, run, results = trained
     path = write(tmp_path, "".join(many(seed=1)), "other.txt")
-    assert launch.evaluate_run(run, source=f"criteo:{path}")["test"]["auc"] > 0.75
+    assert launch.evaluate_run(run, data=f"criteo:{path}")["test"]["auc"] > 0.75
 
 
 def test_the_number_of_a_sample_is_learnt_by_heart_unless_it_must_be_frequent(tmp_path):
@@ -250,11 +249,15 @@ def test_the_number_of_a_sample_is_learnt_by_heart_unless_it_must_be_frequent(tm
         data = dataclasses.replace(data, validation=data.train)
         _, results = launch.train(
             "mlp",
-            dataset=data,
-            source=f"criteo:{path}",
+            data=data,
             out=tmp_path / f"run-{min_count}",
-            settings={"epochs": 5, "patience": 0, **options},
-            overrides=["tower_units=8", "embedding_dropout=0"],
+            options={
+                "epochs": 5,
+                "patience": 0,
+                **options,
+                "tower_units": 8,
+                "embedding_dropout": 0,
+            },
             quiet=True,
         )
         trained[min_count] = results["validation"]["auc"]
@@ -269,7 +272,7 @@ def test_models_without_a_history(trained, tmp_path, name):
     path, _, _ = trained
     settings = {"steps": 2, "batch_size": 128}
     _, results = launch.train(
-        name, source=f"criteo:{path}", out=tmp_path / "run", settings=settings, quiet=True
+        name, data=f"criteo:{path}", out=tmp_path / "run", options=settings, quiet=True
     )
     assert np.isfinite(results["test"]["logloss"])
 
@@ -278,7 +281,7 @@ def test_models_without_a_history(trained, tmp_path, name):
 def test_other_models_say_what_they_lack(trained, tmp_path, name):
     path, _, _ = trained
     with pytest.raises(ValueError) as error:
-        launch.train(name, source=f"criteo:{path}", out=tmp_path / "run", quiet=True)
+        launch.train(name, data=f"criteo:{path}", out=tmp_path / "run", quiet=True)
     assert "needs" in str(error.value) or "must have a field of history" in str(error.value)
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 

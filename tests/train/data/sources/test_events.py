@@ -6,6 +6,7 @@ import pyarrow.parquet
 import pytest
 
 from recjax.train.data.errors import DataError
+from recjax.train.data.protocol import Protocol
 from recjax.train.data.sources import events
 from recjax.zoo.features import signatures
 
@@ -171,7 +172,7 @@ def test_max_train_per_user(tmp_path):
     lines = [f"{u},{i}\n" for u in (1, 2, 3) for i in range(2 * u, 2 * u + 4)]
     path = write(tmp_path, "user_id,item_id\n" + "".join(lines))
     assert len(events.load(path).train) == 6
-    assert len(events.load(path, max_train_per_user=1).train) == 3
+    assert len(events.load(path, protocol=Protocol(max_train_per_user=1)).train) == 3
 
 
 def table_of(tmp_path, **columns):

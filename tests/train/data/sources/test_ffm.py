@@ -230,15 +230,16 @@ def test_dcn_learns_from_a_file(tmp_path):
     path = write(tmp_path, "".join(lines))
     run, results = launch.train(
         "dcn",
-        source=f"libffm:{path}",
+        data=f"libffm:{path}",
         out=tmp_path / "run",
-        settings={
+        options={
             "epochs": 6,
             "batch_size": 128,
             "learning_rate": 0.01,
             "table_learning_rate": 0.05,
+            "tower_units": 8,
+            "cross_layers": 2,
         },
-        overrides=["tower_units=8", "cross_layers=2"],
         quiet=True,
     )
     # P(click) is 0.9 for half of the lines and 0.1 for the others: the truth has AUC 0.9.

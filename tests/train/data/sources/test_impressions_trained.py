@@ -49,38 +49,36 @@ def dataset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def evaluator(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "evaluator"
-    launch.train("evaluator", dataset=dataset, out=folder, settings=TINY, quiet=True)
+    launch.train("evaluator", data=dataset, out=folder, options=TINY, quiet=True)
     return folder
 
 
 @pytest.mark.parametrize("model", ["mlp", "din", "dcn", "esmm", "prm", "dlcm", "seq2slate"])
 def test_labels_are_trained_on(model, dataset, tmp_path):
     folder, results = launch.train(
-        model, dataset=dataset, out=tmp_path / "run", settings=TINY, quiet=True
+        model, data=dataset, out=tmp_path / "run", options=TINY, quiet=True
     )
     test = results["test"].get("click", results["test"])
     # Labels, not drawn negatives: the candidates of the test requests, as they were shown.
     assert test["examples"] == dataset.test.examples == 3 * len(dataset.test)
     assert test["positives"] == dataset.test.label["click"].sum()
-    assert launch.evaluate_run(folder, dataset=dataset)["test"] == results["test"]
+    assert launch.evaluate_run(folder, data=dataset)["test"] == results["test"]
 
 
 def test_slates_are_judged_and_written(dataset, evaluator, tmp_path):
     _, results = launch.train(
         "generator",
-        dataset=dataset,
+        data=dataset,
         evaluators=[evaluator],
         out=tmp_path / "run",
-        settings=TINY,
+        options=TINY,
         quiet=True,
     )
     assert np.isfinite(results["test"]["evaluator_score"])
 
 
 def test_positives_are_retrieved(dataset, tmp_path):
-    _, results = launch.train(
-        "mf", dataset=dataset, out=tmp_path / "run", settings=TINY, quiet=True
-    )
+    _, results = launch.train("mf", data=dataset, out=tmp_path / "run", options=TINY, quiet=True)
     clicked = (dataset.test.label["click"] > 0).any(axis=1)
     assert results["test"]["requests"] == clicked.sum()
     assert results["train"]["examples"] <= 2 * 32
@@ -89,9 +87,7 @@ def test_positives_are_retrieved(dataset, tmp_path):
 def learn(model, path, tmp_path, **settings):
     dataset = impressions.load(path)
     chosen = {"epochs": 6, "batch_size": 128, "history": 20, "patience": 0, **settings}
-    _, results = launch.train(
-        model, dataset=dataset, out=tmp_path / "run", settings=chosen, quiet=True
-    )
+    _, results = launch.train(model, data=dataset, out=tmp_path / "run", options=chosen, quiet=True)
     return dataset, results["test"]
 
 
@@ -133,7 +129,7 @@ def test_weights_are_trained_on(dataset, tmp_path):
     for number, requests in enumerate((dataset.train, train)):
         changed = dataclasses.replace(dataset, train=requests)
         folder, _ = launch.train(
-            "mlp", dataset=changed, out=tmp_path / str(number), settings=settings, quiet=True
+            "mlp", data=changed, out=tmp_path / str(number), options=settings, quiet=True
         )
         run = launch.load_run(folder)
         logits = predict(

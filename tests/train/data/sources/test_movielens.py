@@ -5,6 +5,7 @@ import pytest
 
 from recjax.train.data.errors import DataError
 from recjax.train.data.event_log import leaks
+from recjax.train.data.protocol import Protocol
 from recjax.train.data.sources import movielens
 from recjax.zoo.features import signatures
 from testing import SHARED_DATA, needs_shared_data
@@ -154,7 +155,7 @@ def test_a_zip_without_a_folder_is_named_by_itself(tmp_path, name):
 
 
 def test_max_train_per_user(tmp_path):
-    dataset = movielens.load(write(tmp_path, **files_1m()), max_train_per_user=1)
+    dataset = movielens.load(write(tmp_path, **files_1m()), protocol=Protocol(max_train_per_user=1))
     assert dataset.train.cut.tolist() == [0, 1, 0]
 
 

@@ -1,0 +1,212 @@
+"""Answers to raw requests: probabilities and orders, from a run or from an artifact alike.
+
+Requests and candidates are padded to a ladder of sizes, so that few programs are compiled: a number
+of candidates that was never seen costs no compilation if its rung was warmed up.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ..zoo.batch import part_of
+
+_AT_ONCE = 2**16
+"""Candidates that are scored in one call; more are split by requests."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommendation:
+    """A candidate in its place.
+
+    Attributes:
+      index: of the candidate in the record's items.
+      item: the candidate as the record has it.
+      score: what ranks, the larger the better; NaN of models that give an order alone.
+      probabilities: calibrated, by task; empty of models that give none.
+    """
+
+    index: int
+    item: dict[str, Any]
+    score: float
+    probabilities: dict[str, float]
+
+
+class Answering(Protocol):
+    """What gives answers: a run, or an artifact."""
+
+    @property
+    def kind(self) -> str:
+        """Of the model: "ranking", "retrieval", ..., see `zoo.contract`."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        ...
+
+    def encode(self, records: Any, *, unknown: str = "error") -> dict[str, Any]:
+        """The batch of raw request records."""
+        ...
+
+    def outputs(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Of a batch of whole-table rows: "logit" and "tasks", or "order"."""
+        ...
+
+    def probability(self, task: str, logit: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities of a task's logits."""
+        ...
+
+    def sizes(self, requests: int, candidates: int) -> tuple[int, int]:
+        """Sizes in which so many are computed."""
+        ...
+
+
+def predict(
+    model: Answering, records: Any, *, unknown: str = "error"
+) -> list[dict[str, np.ndarray]]:
+    """Calibrated probabilities of every candidate.
+
+    Args:
+      model: a ranking model, a re-ranker or an evaluator.
+      records: request records, see `zoo.features.encode`.
+      unknown: "error" or "ignore": what to do with keys that the schema has not.
+
+    Returns:
+      Per record {task: (candidates,) float64}, in the order of the record's items.
+
+    Raises:
+      ValueError: a record that does not fit the schema, or a model that gives no probabilities.
+    """
+    if model.kind in ("retrieval", "generator"):
+        raise ValueError(f"{model.name} gives an order, no probabilities: use recommend.")
+    found = []
+    for scored in _scored(model, records, unknown):
+        found.append(_probabilities(model, scored))
+    return found
+
+
+def recommend(
+    model: Answering, records: Any, k: int = 10, *, unknown: str = "error"
+) -> list[list[Recommendation]]:
+    """The best `k` candidates of every record, the best one first.
+
+    Candidates of equal score stay in the record's order; fewer than `k` give fewer.
+
+    Args:
+      model: of any kind; a generator's slate may have fewer slots than `k`.
+      records, unknown: see `predict`.
+      k: at least 1.
+
+    Raises:
+      ValueError: a record that does not fit the schema, or k < 1.
+    """
+    if k < 1:
+        raise ValueError(f"k must be >= 1, got {k}.")
+    found = []
+    for scored in _scored(model, records, unknown):
+        score = scored.outputs.get("logit")
+        if score is None:
+            order = [int(at) for at in scored.outputs["order"] if at >= 0][:k]
+            score = np.full(len(scored.items), np.nan)
+        else:
+            order = np.argsort(-score, kind="stable")[:k].tolist()
+        has_none = model.kind in ("retrieval", "generator")
+        by_task = {} if has_none else _probabilities(model, scored)
+        found.append(
+            [
+                Recommendation(
+                    at,
+                    scored.items[at],
+                    float(score[at]),
+                    {task: float(values[at]) for task, values in by_task.items()},
+                )
+                for at in order
+            ]
+        )
+    return found
+
+
+class _Scored(NamedTuple):
+    """A record's candidates, and what the model says of them."""
+
+    items: list[dict[str, Any]]
+    outputs: dict[str, Any]
+
+
+def _probabilities(model: Answering, scored: _Scored) -> dict[str, np.ndarray]:
+    return {task: model.probability(task, x) for task, x in scored.outputs["tasks"].items()}
+
+
+def _scored(model: Answering, records: Any, unknown: str) -> list[_Scored]:
+    """Each record with its own part of the outputs."""
+    batch = model.encode(records, unknown=unknown)
+    mask = batch["candidate_mask"]
+    count, width = mask.shape
+    if not isinstance(records, list):
+        records = records.select(["items"]).to_pylist()
+    at_once = max(1, _AT_ONCE // max(1, width))
+    found = []
+    for start in range(0, count, at_once):
+        part = {name: _rows(value, start, start + at_once) for name, value in batch.items()}
+        here = mask[start : start + at_once]
+        sizes = model.sizes(*here.shape)
+        outputs = model.outputs(grown(part, dict(zip("BC", sizes, strict=True))))
+        outputs = {name: _numpy(value) for name, value in outputs.items()}
+        for row, record in enumerate(records[start : start + at_once]):
+            items = record.get("items") or []
+            one = {name: _row(value, row, len(items)) for name, value in outputs.items()}
+            found.append(_Scored([item or {} for item in items], one))
+    return found
+
+
+def grown(batch: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
+    """Padding behind what each array of a batch holds, up to sizes by the axes of `zoo.batch`."""
+
+    def grow(axes: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: grow(axes, one) for name, one in value.items()}
+        value = np.asarray(value)
+        missing = [(0, 0)] * value.ndim
+        for at, axis in enumerate(axes[: value.ndim]):
+            missing[at] = (0, max(0, sizes.get(axis, 0) - value.shape[at]))
+        return np.pad(value, missing) if any(more for _, more in missing) else value
+
+    return {name: grow(part_of(name).axes, value) for name, value in batch.items()}
+
+
+def rung(count: int, *, smallest: int = 1) -> int:
+    """The size of the ladder that holds `count`: four steps to every doubling above 32."""
+    size = max(count, smallest)
+    if size <= 8:
+        return 1 << (size - 1).bit_length()
+    step = max(8, (1 << (size - 1).bit_length()) // 8)
+    return -(-size // step) * step
+
+
+def rungs(most: int, *, smallest: int = 1) -> Sequence[int]:
+    """All sizes of the ladder that hold `most` or fewer."""
+    found = [rung(smallest)]
+    while found[-1] < most:
+        found.append(rung(found[-1] + 1))
+    return found
+
+
+def _rows(value: Any, start: int, end: int) -> Any:
+    if isinstance(value, dict):
+        return {name: one[start:end] for name, one in value.items()}
+    return value[start:end]
+
+
+def _numpy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: np.asarray(one) for name, one in value.items()}
+    return np.asarray(value)
+
+
+def _row(value: Any, row: int, count: int) -> Any:
+    """A request's own scores; an order is not cut, as it is not by candidates."""
+    if isinstance(value, dict):
+        return {name: _row(one, row, count) for name, one in value.items()}
+    return value[row] if value.dtype.kind in "iu" else value[row, :count]
