@@ -12,8 +12,9 @@ import pytest
 from recjax import cli
 from recjax.bench import pages, results
 from recjax.bench.suites import SUITES
-from recjax.train import defaults, launch
+from recjax.train import defaults
 from recjax.train.data import sources
+from recjax.train.options import options_of, split
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -83,7 +84,7 @@ def check(line):
         kinds = {sources.kind_of(known).partition("[")[0] for known in sources.SOURCES}
         assert sources.kind_of(source) in kinds, line
     if words[0] == "train":
-        launch._parse(defaults.ALL[options.model].Config, options.overrides)
+        split(defaults.ALL[options.model].Config, options_of(options.overrides))
     if words[0] == "bench":
         assert options.suite in SUITES, line
 
