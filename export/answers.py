@@ -6,7 +6,7 @@ of candidates that was never seen costs no compilation if its rung was warmed up
 
 from collections.abc import Sequence
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class Recommendation:
     probabilities: dict[str, float]
 
 
+@runtime_checkable
 class Answering(Protocol):
     """What gives answers: a run, or an artifact."""
 
