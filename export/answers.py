@@ -162,6 +162,18 @@ def _scored(model: Answering, records: Any, unknown: str) -> list[_Scored]:
     return found
 
 
+def warm_up(model: Answering, *, requests: int = 1, candidates: int = 100) -> None:
+    """Compiles what every number of requests and candidates up to these needs."""
+    for count in rungs(requests):
+        for width in rungs(candidates, smallest=8):
+            items: list[dict[str, Any]] = [{}] * width
+            record = {"context": {}, "user": {"history": []}, "items": items}
+            batch = model.encode([record] * count)
+            sizes = model.sizes(count, width)
+            outputs = model.outputs(grown(batch, dict(zip("BC", sizes, strict=True))))
+            _numpy(next(iter(outputs.values())))
+
+
 def grown(batch: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
     """Padding behind what each array of a batch holds, up to sizes by the axes of `zoo.batch`."""
 

@@ -1,7 +1,10 @@
 """An artifact, opened where it serves: programs, arrays and vocabularies in a folder.
 
     artifact = load("artifact")
-    batch = artifact.encode(records)          # raw requests, see `zoo.features.record`
+    artifact.recommend(records, k=3)          # raw requests, see `zoo.features.record`
+    artifact.predict(records)                 # calibrated probabilities of every candidate
+
+    batch = artifact.encode(records)          # the same in two steps
     artifact.score(batch)                     # (requests, candidates)
 
 This module needs JAX, NumPy and `recjax.zoo.features`, and pyarrow for `encode` alone; no model and
@@ -28,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..zoo.batch import PARTS, part_of
+from ..zoo.calibration import Calibration
 from ..zoo.features import (
     ROLES,
     HashedRows,
@@ -40,6 +44,7 @@ from ..zoo.features import (
     require_rows,
 )
 from ..zoo.features.file_names import file_of
+from . import answers
 
 MANIFEST = "manifest.json"
 TRITON = "triton_kernel_call"
@@ -67,11 +72,13 @@ class Artifact:
       manifest: what the export wrote.
       schema: of the batches.
       row_maps: {table: RowMap}; tables without a vocabulary are hashed.
+      calibrations: {task: Calibration} of the probabilities; none of models that give none.
     """
 
     manifest: dict[str, Any]
     schema: Schema
     row_maps: dict[str, RowMap]
+    calibrations: dict[str, Calibration]
     _outputs: list[str]
     _variables: dict[str, Any]
     _programs: dict[str, "_Program"]
@@ -85,6 +92,52 @@ class Artifact:
             history=self.manifest["history"],
             unknown=unknown,
         )
+
+    def predict(self, records: Any, *, unknown: str = "error") -> list[dict[str, np.ndarray]]:
+        """Calibrated probabilities {task: (candidates,)} of each record; see `answers.predict`."""
+        return answers.predict(self, records, unknown=unknown)
+
+    def recommend(
+        self, records: Any, k: int = 10, *, unknown: str = "error"
+    ) -> list[list[answers.Recommendation]]:
+        """The best `k` candidates of each record, best first; see `answers.recommend`."""
+        return answers.recommend(self, records, k, unknown=unknown)
+
+    def warm_up(self, *, requests: int = 1, candidates: int = 100) -> "Artifact":
+        """Compiles every size up to these, so that no request waits for it; gives itself back."""
+        answers.warm_up(self, requests=requests, candidates=candidates)
+        return self
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self.manifest["model"]
+
+    @property
+    def kind(self) -> str:
+        """Of the model, see `zoo.contract`."""
+        return self.manifest["kind"]
+
+    def outputs(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Of a batch of whole-table rows: "logit" and "tasks", or "order"."""
+        if "order" in self._outputs:
+            return {"order": self.slate(batch)}
+        program = self._programs["apply"]
+        found = program.call(self._variables, self._fit(program, batch, None))
+        requests, candidates = np.shape(batch["candidate_mask"])
+        return jax.tree.map(
+            lambda x: x[:requests, :candidates], {name: found[name] for name in ("logit", "tasks")}
+        )
+
+    def probability(self, task: str, logit: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities of a task's logits."""
+        return self.calibrations.get(task, Calibration()).probability(logit)
+
+    def sizes(self, requests: int, candidates: int) -> tuple[int, int]:
+        """Sizes in which so many are computed."""
+        fixed = self.manifest["sizes"]
+        ladder = answers.rung(requests), answers.rung(candidates, smallest=8)
+        return fixed["requests"] or ladder[0], fixed["candidates"] or ladder[1]
 
     def score(self, batch: dict[str, Any], *, schema_hash: str | None = None) -> jax.Array:
         """Logits (B, C). Where `candidate_mask` is False stands any number."""
@@ -305,6 +358,9 @@ def load(folder: Path | str) -> Artifact:
         files, schema = dict(manifest["files"]), Schema.from_dict(manifest["schema"])
         names, needs = list(manifest["programs"]), list(manifest["needs"])
         outputs, platforms = list(manifest["outputs"]["apply"]), list(manifest["platforms"])
+        calibrations = {
+            name: Calibration(**one) for name, one in manifest.get("calibration", {}).items()
+        }
         known = manifest["schema_hash"], int(manifest["history"]), dict(manifest["sizes"])
         unchecked = {*(f"{name}.program" for name in names), "variables.npz"} - files.keys()
         if unchecked or "apply" not in names:
@@ -345,7 +401,7 @@ def load(folder: Path | str) -> Artifact:
     }
     with np.load(folder / "variables.npz", allow_pickle=False) as content:
         variables = {name: jnp.asarray(content[name]) for name in content.files}
-    return Artifact(manifest, schema, row_maps, outputs, variables, programs)
+    return Artifact(manifest, schema, row_maps, calibrations, outputs, variables, programs)
 
 
 def platform() -> str:

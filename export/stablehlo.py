@@ -152,6 +152,7 @@ def export_run(
             "model": saved.model,
             "kind": module.KIND,
             "options": saved.options,
+            "calibration": {name: one._asdict() for name, one in trained.calibrations.items()},
             "data": saved.source,
             "schema": config.schema.to_dict(),
             "schema_hash": config.schema.hash,

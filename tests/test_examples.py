@@ -18,6 +18,8 @@ FUNCTIONS = (
     "train.data.sources.open_source",
     "train.launch.train",
     "export.stablehlo.export_run",
+    "api.read",
+    "api.train",
 )
 
 

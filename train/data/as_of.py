@@ -23,15 +23,20 @@ class LastSeen:
         self._code = log.item[self._order].astype(np.int64) * (len(self._times) + 1)
         self._code += rank[self._order]
 
-    def __call__(self, requests: Requests) -> Requests:
-        """The requests with the fields as columns of their candidates."""
+    def events(self, requests: Requests) -> np.ndarray:
+        """(R, C) the newest event of each candidate before its request; -1 where none is."""
         item = requests.candidate
         code = np.maximum(item, 0).astype(np.int64) * (len(self._times) + 1)
         before = code + np.searchsorted(self._times, requests.time)[:, None]
         at = np.searchsorted(self._code, before) - 1
         there = (item >= 0) & (at >= 0)
         there &= self._code[np.maximum(at, 0)] >= code
-        event = self._order[np.maximum(at, 0)]
+        return np.where(there, self._order[np.maximum(at, 0)], -1)
+
+    def __call__(self, requests: Requests) -> Requests:
+        """The requests with the fields as columns of their candidates."""
+        event = self.events(requests)
+        there, event = event >= 0, np.maximum(event, 0)
         shown = dict(requests.shown)
         for name, missing in self._missing.items():
             column = self._log.event[name]

@@ -41,6 +41,8 @@ class Dataset:
         negatives. None computes it from the requests of training, see `appearances`.
       columns: the declaration by which its file was read, where columns have to be known.
       notes: what people should know of how it was read, a sentence each.
+      examples: the first requests of the test as raw records (see `zoo.features.encode`), to try a
+        model with; none where the source keeps no raw values.
       complete: adds the columns that depend on which candidates a request has, once they are
         drawn, to training requests of a log of interactions; see `statistics`.
     """
@@ -61,6 +63,7 @@ class Dataset:
     appeared: np.ndarray | None = None
     columns: Columns | None = None
     notes: tuple[str, ...] = ()
+    examples: tuple[dict[str, Any], ...] = ()
     complete: Callable[[Requests], Requests] = lambda requests: requests
 
     def __post_init__(self):

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...zoo.features import RowMap, Schema
-from . import columns, draws
+from . import columns, draws, examples
 from .as_of import LastSeen, Seconds, last_of_user
 from .batches.requests import with_candidates, with_negatives
 from .chosen_events import Labels, chosen_events
@@ -118,6 +118,10 @@ def build(
     if raw.user_ids is not None:
         own_ids = raw.user_ids.take(pa.array(user_ids))
     given, tasks = _given(raw, catalogue, user_ids), protocol.tasks or (task,)
+    first = np.flatnonzero((part == TEST) & labels.is_target)[: examples.COUNT]
+    kept = examples.of_interactions(raw, log, seconds, catalogue, user_ids, order, first)
+    # A candidate has what any user's event said of it.
+    as_of_events = {x.name: x.values.take(pa.array(order)) for x in raw.changing_items}
     # Else what nobody reads any more would be held to the end.
     del raw, order, item, column
 
@@ -156,11 +160,16 @@ def build(
     appeared = np.full(log.num_items, draws.NEVER)
     np.minimum.at(appeared, log.item[for_training], log.time[for_training])
     complete: Callable[[Requests], Requests] = lambda requests: requests
+    few, shown = kept.those_of(test), {}
     if changing:
         complete = LastSeen(log, {x: encoder.missing("candidate", x) for x in changing})
+        events = complete.events(few)
+        for x, values in as_of_events.items():
+            shown[x] = [[values[at].as_py() if at >= 0 else None for at in row] for row in events]
+    schema = Schema(tables=tuple(encoder.tables), fields=tuple(encoder.fields), tasks=tasks)
     return Dataset(
         name=name,
-        schema=Schema(tables=tuple(encoder.tables), fields=tuple(encoder.fields), tasks=tasks),
+        schema=schema,
         row_maps=encoder.row_maps,
         log=log,
         train=requests["train"],
@@ -176,6 +185,7 @@ def build(
         },
         appeared=appeared,
         complete=complete,
+        examples=kept.records(log, few, schema, shown),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ....zoo.features import RowMap, Schema
-from .. import columns
+from .. import columns, examples
 from ..as_of import Seconds, last_of_user
 from ..dataset import Dataset
 from ..errors import DataError
@@ -169,14 +169,16 @@ def build(
         )
 
     lengths = asked.lengths()
+    schema = Schema(tables=tuple(encoder.tables), fields=tuple(encoder.fields), tasks=tasks)
+    test = requests(TEST)
     return Dataset(
         name=name,
-        schema=Schema(tables=tuple(encoder.tables), fields=tuple(encoder.fields), tasks=tasks),
+        schema=schema,
         row_maps=encoder.row_maps,
         log=log,
         train=requests(TRAIN),
         validation=requests(VALIDATION),
-        test=requests(TEST),
+        test=test,
         segments={
             x: encoder.labels[x]
             for x in SEGMENTS
@@ -193,7 +195,41 @@ def build(
             **facts,
         },
         notes=tuple(notes),
+        examples=_examples(raw, log, past, padded, part == TEST, test, schema),
     )
+
+
+def _examples(
+    raw: Impressions,
+    log: EventLog,
+    past: "_Past",
+    padded: Padded,
+    of_test: np.ndarray,
+    test: Requests,
+    schema: Schema,
+) -> tuple[dict[str, Any], ...]:
+    """The first requests of the test as raw records."""
+    asked, some = raw.requests, np.arange(min(len(test), examples.COUNT))
+    few, owner = test.take(some), padded.owners(of_test)[some]
+    rows = padded.fill(of_test, np.arange(len(raw.user)), empty=-1)[some]
+    last = asked.rows[asked.starts + asked.lengths() - 1]
+    at = examples.histories(log.offsets, few.user, few.cut)
+    listed = (Attribute(name="item", values=raw.item_ids), *raw.items)
+    kept = examples.RawValues(
+        requests=np.stack([few.user, few.cut, few.time], axis=1),
+        items=examples.taken(listed, np.arange(len(raw.item_ids))),
+        users=examples.taken(raw.users, few.user),
+        context=examples.taken(raw.context, asked.first[owner])
+        | examples.taken(raw.changing_users, _last_known(last, asked, -1)[owner]),
+        at=at,
+        events=examples.taken((*raw.events, *raw.changing_items), past.rows[at]),
+    )
+    shown = examples.taken((*raw.changing_items, *raw.shown), rows.reshape(-1))
+    by_request = {
+        x: [values.slice(k * rows.shape[1], rows.shape[1]).to_pylist() for k in some]
+        for x, values in shown.items()
+    }
+    return kept.records(log, few, schema, by_request)
 
 
 class _Past(NamedTuple):

@@ -1,11 +1,14 @@
 """From a world to a `Dataset`: the log of its rounds, encoded and split by time."""
 
 import dataclasses
+from typing import Any
 
 from jaxtyping import Bool, Float, Int
 import numpy as np
+import pyarrow as pa
 
 from ....zoo.features import Field, KnownRows, RowMap, Schema, Table, signatures, transforms
+from .. import examples
 from ..dataset import Dataset
 from ..event_log import EventLog, Requests
 from .presets import BEHAVIORS, PRESETS, PRICE_LEVELS, ROUND_SECONDS, SCENES, SEGMENTS, Preset
@@ -122,9 +125,10 @@ def dataset(world: World, pages: PageLog, *, name: str) -> Dataset:
         "purchases_per_click": float(pages.bought.sum() / pages.clicked.sum()),
         "mean_history_at_test": float(requests["test"].cut.mean()),
     }
+    schema = _schema(row_maps)
     return Dataset(
         name=name,
-        schema=_schema(row_maps),
+        schema=schema,
         row_maps=row_maps,
         log=log,
         train=requests["train"],
@@ -133,7 +137,43 @@ def dataset(world: World, pages: PageLog, *, name: str) -> Dataset:
         segments=segments,
         truth=truth,
         facts=facts,
+        examples=_examples(world, pages, spans["test"], log, requests["test"], row_maps, schema),
     )
+
+
+def _examples(
+    world: World,
+    pages: PageLog,
+    span: slice,
+    log: EventLog,
+    test: Requests,
+    row_maps: dict[str, RowMap],
+    schema: Schema,
+) -> tuple[dict[str, Any], ...]:
+    """The first requests of the test as raw records."""
+    few = test.take(np.arange(min(len(test), examples.COUNT)))
+    count = len(few)
+    at = examples.histories(log.offsets, few.user, few.cut)
+    behavior = _rows(row_maps, "behavior", list(BEHAVIORS))
+    kind = np.argmax(log.event["behavior"][at][:, None] == behavior, axis=1)
+    kept = examples.RawValues(
+        requests=np.stack([few.user, few.cut, few.time], axis=1),
+        items={
+            "item": pa.array(range(world.preset.items)),
+            "category": pa.array(world.category),
+            "price_level": pa.array(world.price_level),
+            "price": pa.array(world.price),
+        },
+        users={"user_segment": pa.array(SEGMENTS).take(pa.array(world.segment[few.user]))},
+        context={
+            "scene": pa.array(SCENES).take(pa.array(pages.scene[span][:count])),
+            "hour": pa.array(pages.hour[span][:count]),
+        },
+        at=at,
+        events={"behavior": pa.array(BEHAVIORS).take(pa.array(kind))},
+    )
+    slots = list(range(few.candidate.shape[1]))
+    return kept.records(log, few, schema, {"position": [slots] * count})
 
 
 def questions(data: Dataset, requests: Requests) -> dict[str, np.ndarray]:
