@@ -16,6 +16,7 @@ import numpy as np
 
 from .export import answers
 from .export.answers import Recommendation as Recommendation
+from .export.inputs import grown
 from .train import launch, reading
 from .train.data.dataset import Dataset as Dataset
 from .train.data.declaration.columns import Columns
@@ -287,7 +288,7 @@ class Run:
         batch = encode(records, self.schema, saved.row_maps, history=history, unknown=unknown)
         if not saved.has_clock:  # The model never saw an age.
             del batch["history_age"]
-        return answers.grown(batch, {"L": history})
+        return grown(batch, {"L": history})
 
     def outputs(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Of a batch of whole-table rows: "logit" and "tasks", or "order"."""
@@ -304,7 +305,7 @@ class Run:
 
     def probability(self, task: str, logit: np.ndarray) -> np.ndarray:
         """Calibrated probabilities of a task's logits."""
-        return sigmoid(self._trained.calibrations.get(task, Calibration())(logit))
+        return sigmoid(self._trained.calibrations.get(task, Calibration()).served(logit))
 
     def sizes(self, requests: int, candidates: int) -> tuple[int, int]:
         """Sizes in which so many are computed."""

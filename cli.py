@@ -13,78 +13,10 @@ import dataclasses
 import json
 from pathlib import Path
 import sys
-import textwrap
-from typing import Any, NoReturn
+from typing import Any
 
 from . import __version__
-
-
-class _Names(dict[str, str]):
-    """Lists of names for help texts, read only when a help text is shown: imports take seconds."""
-
-    def __missing__(self, key: str) -> str:
-        from .bench.suites import SUITES
-        from .train.data.sources import SOURCES
-        from .train.defaults import ALL
-        from .zoo.rerank.last import PRESETS
-
-        lists = {"models": ALL, "sources": SOURCES, "suites": SUITES, "presets": PRESETS}
-        return ", ".join(lists[key])
-
-
-class _Help(argparse.HelpFormatter):
-    """Help texts in which {models}, {sources}, {suites} and {presets} stand for all of them."""
-
-    def _expand_help(self, action: argparse.Action) -> str:
-        return super()._expand_help(action).format_map(_Names())
-
-
-_FLAGS = {
-    "epochs": "passes over the training data",
-    "steps": "stop after so many steps",
-    "batch_size": "labelled candidates per step",
-    "history": "newest events of a user that the model sees",
-    "max_train_per_user": "newest training targets per user, for logs of events",
-    "seed": "of parameters, order, negatives, dropout",
-}
-"""Options of a training that have a flag of their own."""
-
-
-class _HelpWithOptions(argparse.Action):
-    """Shows the help of a command, and every option of the model that was named before it."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any
-    ) -> None:
-        parser.print_help()
-        if namespace.model is not None:
-            from .train.defaults import options_with_defaults
-
-            try:
-                known = options_with_defaults(namespace.model)
-            except ValueError as error:
-                parser.error(str(error))
-            for of in ("model", "training"):
-                print(f"\noptions of the {of} (--set KEY=VALUE):")
-                for option in (one for one in known if one.of == of):
-                    default = option.default
-                    if isinstance(default, tuple):
-                        default = ",".join(map(str, default))
-                    text = f"{option.meaning} (default: {default if default != '' else 'none'})"
-                    print(f"  {option.name}={option.kind}")
-                    print(textwrap.indent(textwrap.fill(text.strip(), 88), " " * 8))
-        parser.exit()
-
-
-class _Parser(argparse.ArgumentParser):
-    """Errors in one line; the usage is a `--help` away."""
-
-    def __init__(self, **options: Any):
-        super().__init__(**{"formatter_class": _Help, **options})
-
-    def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: error: {message} (see {self.prog} --help)", file=sys.stderr)
-        raise SystemExit(2)
+from .cli_help import FLAGS, HelpWithOptions, Parser, unknown_argument
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -92,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     options, unknown = _parser().parse_known_args(arguments)
     try:
         if unknown:
-            raise ValueError(_unknown(unknown[0], options))
+            raise ValueError(unknown_argument(unknown[0], options))
         options.command(options)
     except (ValueError, OSError, ArithmeticError, MemoryError) as error:
         if options.debug:
@@ -111,30 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _unknown(argument: str, options: argparse.Namespace) -> str:
-    """The message for an argument that no command has; an option of a model needs --set."""
-    from .train.defaults import ALL
-    from .train.options import names_of, nearest
-    from .train.settings import Settings
-
-    key = argument.partition("=")[0]
-    known = names_of(Settings)
-    if getattr(options, "model", None) in ALL:
-        known |= names_of(ALL[options.model].Config)
-    near = nearest(key, sorted(known)) if key.startswith("--") else None
-    if near is None or not hasattr(options, "overrides"):
-        return f"unknown argument {argument!r}; see recjax COMMAND --help."
-    flag = near.replace("_", "-")
-    how = f"--{flag} N" if near in _FLAGS else f"--set {near}=..."
-    return f"unknown argument {argument!r}; did you mean {how}?"
-
-
 def _complain(message: str) -> None:
     print(f"recjax: error: {' '.join(message.split())}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="recjax", description="Production recommendation models in JAX.")
+    parser = Parser(prog="recjax", description="Production recommendation models in JAX.")
     parser.add_argument("--version", action="version", version=f"recjax {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -144,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         "-h",
         "--help",
         nargs=0,
-        action=_HelpWithOptions,
+        action=HelpWithOptions,
         help="show this message; `recjax train MODEL --help` adds every option of the model",
     )
     train.add_argument("model", metavar="MODEL", help="{models}")
@@ -163,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_worth(train)
     train.add_argument("--out", metavar="DIR", help="folder of the run (default: new, in runs/)")
-    for name, what in _FLAGS.items():
+    for name, what in FLAGS.items():
         train.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=what)
     train.add_argument(
         "--set",
@@ -331,7 +245,7 @@ def _train(options: argparse.Namespace) -> None:
         worth=options.worth,
         out=options.out,
         options={
-            **{n: getattr(options, n) for n in _FLAGS if getattr(options, n) is not None},
+            **{n: getattr(options, n) for n in FLAGS if getattr(options, n) is not None},
             **options_of(options.overrides),
         },
         resume=options.resume,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..zoo.batch import part_of
+from .inputs import grown
 
 _AT_ONCE = 2**16
 """Candidates that are scored in one call; more are split by requests."""
@@ -145,7 +145,7 @@ def _scored(model: Answering, records: Any, unknown: str) -> list[_Scored]:
     batch = model.encode(records, unknown=unknown)
     mask = batch["candidate_mask"]
     count, width = mask.shape
-    if not isinstance(records, list):
+    if not isinstance(records, list | tuple):
         records = records.select(["items"]).to_pylist()
     at_once = max(1, _AT_ONCE // max(1, width))
     found = []
@@ -172,21 +172,6 @@ def warm_up(model: Answering, *, requests: int = 1, candidates: int = 100) -> No
             sizes = model.sizes(count, width)
             outputs = model.outputs(grown(batch, dict(zip("BC", sizes, strict=True))))
             _numpy(next(iter(outputs.values())))
-
-
-def grown(batch: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
-    """Padding behind what each array of a batch holds, up to sizes by the axes of `zoo.batch`."""
-
-    def grow(axes: str, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: grow(axes, one) for name, one in value.items()}
-        value = np.asarray(value)
-        missing = [(0, 0)] * value.ndim
-        for at, axis in enumerate(axes[: value.ndim]):
-            missing[at] = (0, max(0, sizes.get(axis, 0) - value.shape[at]))
-        return np.pad(value, missing) if any(more for _, more in missing) else value
-
-    return {name: grow(part_of(name).axes, value) for name, value in batch.items()}
 
 
 def rung(count: int, *, smallest: int = 1) -> int:

@@ -45,16 +45,14 @@ from ..zoo.features import (
 )
 from ..zoo.features.file_names import file_of
 from . import answers
+from .inputs import ArtifactError as ArtifactError
+from .inputs import array, check_values, checked, grown, taken
 
 MANIFEST = "manifest.json"
 TRITON = "triton_kernel_call"
 """Name of kernel calls in a program for CUDA."""
 SIZES = {"B": "requests", "C": "candidates", "G": "groups"}
 """Sizes that a program may fix, by the axes of `zoo.batch`; of any part they are the first axes."""
-
-
-class ArtifactError(ValueError):
-    """An artifact cannot be made, or not be used as it is; the message is one line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,8 +163,8 @@ class Artifact:
         if not draws and seeds is not None:
             raise ArtifactError("This artifact draws nothing: it takes no seeds.")
         if draws and "seeds" not in batch:
-            count = len(_array("batch['candidate_mask']", batch.get("candidate_mask", [])))
-            seeds = np.zeros(count, np.uint32) if seeds is None else _array("seeds", seeds)
+            count = len(array("batch['candidate_mask']", batch.get("candidate_mask", [])))
+            seeds = np.zeros(count, np.uint32) if seeds is None else array("seeds", seeds)
             if seeds.shape != (count,) or seeds.dtype != np.uint32:
                 raise ArtifactError(
                     f"seeds must be uint32 of shape ({count},), got {seeds.dtype} {seeds.shape}."
@@ -191,18 +189,19 @@ class Artifact:
                 raise ArtifactError(
                     f"items must hold {name!r}, got {', '.join(items) or 'nothing'}."
                 )
-        found = {name: _array(f"items[{name!r}]", items[name]) for name in program.inputs}
+        found = {name: array(f"items[{name!r}]", items[name]) for name in program.inputs}
         count = {x.shape[:1] for x in found.values()}
         if len(count) != 1 or () in count:
             raise ArtifactError("items must hold columns of one length.")
         (size,) = next(iter(count))
         for name, value in found.items():
-            found[name] = _checked(f"items[{name!r}]", value, program.inputs[name], (size,))
+            found[name] = checked(f"items[{name!r}]", value, program.inputs[name], (size,))
         try:
             require_rows(self.schema, {"candidate": found}, ["candidate"])
         except ValueError as error:
             raise ArtifactError(str(error).replace("batch['candidate']", "items")) from error
-        return program.call(self._variables, _grown(found, (max(1, size),)))[:size]
+        found = grown({"sampled": found}, {"S": max(1, size)})["sampled"]
+        return program.call(self._variables, found)[:size]
 
     def _apply(self, output: str, batch: dict[str, Any], schema_hash: str | None) -> dict[str, Any]:
         """Output of the program, for the batch's own requests and candidates."""
@@ -231,27 +230,27 @@ class Artifact:
                 f"The batch was made under schema {schema_hash}, the artifact serves "
                 f"{self.manifest['schema_hash']}."
             )
-        taken = _taken(batch, program.inputs)
+        given = taken(batch, program.inputs)
         roles: list[Role] = [role for role in ROLES if role in program.inputs]
         try:
-            require_batch(self.schema, taken, roles)
-            require_rows(self.schema, taken, roles)
+            require_batch(self.schema, given, roles)
+            require_rows(self.schema, given, roles)
         except ValueError as error:
             raise ArtifactError(str(error)) from error
         # By the letters of `zoo.batch`.
         sizes: dict[str, int] = {}
         for mask in ("candidate_mask", "history_mask", "retrieved_mask"):
-            if mask in taken:
-                sizes |= dict(zip(PARTS[mask].axes[:2], taken[mask].shape, strict=False))
+            if mask in given:
+                sizes |= dict(zip(PARTS[mask].axes[:2], given[mask].shape, strict=False))
         fitted: dict[str, Any] = {}
         for name, spec in program.inputs.items():
             lead = tuple(sizes[axis] for axis in part_of(name).axes if axis in sizes)
             if isinstance(spec, dict):
                 where = {field: f"batch[{name!r}][{field!r}]" for field in spec}
-                fitted[name] = {f: _checked(where[f], taken[name][f], spec[f], lead) for f in spec}
+                fitted[name] = {f: checked(where[f], given[name][f], spec[f], lead) for f in spec}
             else:
-                fitted[name] = _checked(f"batch[{name!r}]", taken[name], spec, lead)
-        _check_values(fitted, sizes)
+                fitted[name] = checked(f"batch[{name!r}]", given[name], spec, lead)
+        check_values(fitted, sizes)
         return self._grown(fitted, sizes)
 
     def _grown(self, fitted: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
@@ -266,8 +265,7 @@ class Artifact:
             raise ArtifactError(
                 f"The history must have at most {wanted['L']} events, got {sizes['L']}."
             )
-        lead = lambda name: tuple(wanted[x] for x in part_of(name).axes if x in wanted)
-        return {name: _grown(value, lead(name)) for name, value in fitted.items()}
+        return grown(fitted, wanted)
 
 
 class _Program(NamedTuple):
@@ -275,73 +273,6 @@ class _Program(NamedTuple):
 
     call: Callable[..., Any]
     inputs: dict[str, Any]
-
-
-def _taken(batch: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a batch that a program takes, as arrays; fields that it lacks are left out."""
-    if not isinstance(batch, dict):
-        raise ArtifactError(f"A batch is a dict, got {type(batch).__name__}.")
-    taken: dict[str, Any] = {}
-    for name, spec in inputs.items():
-        given = batch.get(name, {} if isinstance(spec, dict) and name in ROLES else None)
-        if given is None:
-            raise ArtifactError(f"batch must hold {name!r}, got {', '.join(map(str, batch))}.")
-        if not isinstance(spec, dict):
-            taken[name] = _array(f"batch[{name!r}]", given)
-            continue
-        if not isinstance(given, dict):
-            raise ArtifactError(f"batch[{name!r}] must be a dict of fields, got {given!r:.60}.")
-        if name not in ROLES and (missing := [field for field in spec if field not in given]):
-            raise ArtifactError(f"batch[{name!r}] must hold {missing[0]!r}.")
-        taken[name] = {
-            field: _array(f"batch[{name!r}][{field!r}]", given[field])
-            for field in spec
-            if field in given
-        }
-    return taken
-
-
-def _array(name: str, value: Any) -> np.ndarray:
-    try:
-        return np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise ArtifactError(f"{name} is no array: {error}") from error
-
-
-_KINDS = {"b": "b", "i": "iu", "u": "u", "f": "iuf"}
-
-
-def _checked(name: str, value: np.ndarray, spec: Any, lead: tuple[int, ...]) -> np.ndarray:
-    """The array in the program's dtype. Raises ArtifactError for another shape or kind."""
-    dtype = np.dtype(spec.dtype)
-    shape = (*lead, *spec.shape[len(lead) :])
-    if value.shape != shape:
-        raise ArtifactError(f"{name} must have shape {shape}, got {value.shape}.")
-    if value.dtype.kind not in _KINDS[dtype.kind]:
-        raise ArtifactError(f"{name} must hold {dtype}, got {value.dtype}.")
-    return value.astype(dtype)
-
-
-def _check_values(fitted: dict[str, Any], sizes: dict[str, int]) -> None:
-    """Raises ArtifactError for values that no model can make sense of."""
-    group = fitted.get("group")
-    if group is not None and group.size and not -1 <= group.min() <= group.max() < sizes["G"]:
-        raise ArtifactError(f"batch['group'] must be in [-1, {sizes['G']}).")
-    preference = fitted.get("preference")
-    if preference is not None and not ((preference >= 0) & np.isfinite(preference)).all():
-        raise ArtifactError("batch['preference'] must hold finite numbers >= 0.")
-
-
-def _grown(value: Any, lead: tuple[int, ...]) -> Any:
-    """Zeros behind what each array holds along its first axes, up to the sizes `lead`."""
-
-    def grow(x):
-        missing = [(0, size - has) for size, has in zip(lead, np.shape(x), strict=False)]
-        if not any(more for _, more in missing):
-            return x
-        return np.pad(x, missing + [(0, 0)] * (np.ndim(x) - len(lead)))
-
-    return jax.tree.map(grow, value)
 
 
 def load(folder: Path | str) -> Artifact:

@@ -198,9 +198,24 @@ MUTANTS = (
     ),
     Mutant(
         "calibration turns the order around", "train/evaluation/calibration.py",
-        "return Calibration(float(slope), float(intercept))",
-        "return Calibration(-float(slope), float(intercept))",
+        "return Calibration(slopes[0] / scale, intercept - slopes[0] / scale * mean)",
+        "return Calibration(-slopes[0] / scale, intercept - slopes[0] / scale * mean)",
         "tests/train/evaluation/test_calibration.py",
+    ),
+    Mutant(
+        "a calibration that does harm is kept", "train/evaluation/calibration.py",
+        "if not lost[bent].sum() < np.sum(w * _losses(x, y)):", "if bent is None:",
+        "tests/train/evaluation/test_calibration.py",
+    ),
+    Mutant(
+        "what is served knows no prior", "train/evaluation/calibration.py",
+        "return self(logit) + self.shift", "return self(logit)",
+        "tests/train/evaluation/test_calibration.py",
+    ),
+    Mutant(
+        "chance is warned of", "train/evaluation/miscalibration.py",
+        "_ERROR + _NOISES * noise", "_ERROR",
+        "tests/train/evaluation/test_miscalibration.py",
     ),
     Mutant(
         "a half-written checkpoint counts", "train/checkpoints.py",

@@ -22,11 +22,22 @@ from . import checkpoints, run
 from .data.batches.deduplicate import Pulled
 from .data.batches.pipeline import TrainingBatches
 from .data.dataset import Dataset
-from .evaluation.scoring import evaluate, fit_calibrations, score, summary
+from .evaluation.miscalibration import miscalibrated, warning_of
+from .evaluation.scoring import (
+    evaluate,
+    fit_calibrations,
+    gives_probabilities,
+    judge,
+    predict,
+    reliabilities,
+    require_prior,
+    score,
+    summary,
+)
 from .folder import open_folder
 from .inspection import report
 from .memory import keep_freed_memory
-from .plots import learning_curve
+from .plots import learning_curve, reliability_diagram
 from .progress import Progress
 from .settings import Settings
 from .step import TrainState, initial_state, make_step, parallel_step, replicate, shard
@@ -106,7 +117,7 @@ def fit(
     out, source = Path(out), source or dataset.name
     if name is None:
         name = run.module_of(model).rpartition(".")[2]
-    _check(config, dataset, devices)
+    _check(model, config, dataset, settings, devices)
     dataset.check()
     keep_freed_memory()
     last = out / "checkpoints" / "last"
@@ -140,12 +151,13 @@ def fit(
                     break
 
         _, best, _ = checkpoints.restore(out / "checkpoints" / "best", trainer.served())
-        history = settings.history
-        calibrations = fit_calibrations(model, config, best, dataset, history=history)
-        run.save_calibrations(out, calibrations)
-        judge = lambda requests: evaluate(
-            model, config, best, dataset, requests, history=history, calibrations=calibrations
-        )
+        title = f"{name} on {source}"
+        judged = _judged(model, config, best, dataset, settings, out, title)
+        faults = []
+        if gives_probabilities(model):
+            faults = [f"{part}, {line}" for part in judged for line in miscalibrated(judged[part])]
+        if faults:
+            progress.print(warning_of(faults))
         results = {
             **run.head_of(name, source, settings.seed, dataset, best),
             "train": {
@@ -154,17 +166,49 @@ def fit(
                 "epochs": position.epoch,
                 "best_epoch": position.best_epoch() + 1,
             },
-            "validation": judge(dataset.validation),
-            "test": judge(dataset.test),
+            **judged,
+            **({"warnings": faults} if faults else {}),
         }
         run.write_json(out / "metrics.json", results)
         learning_curve(
             position.history,
             out / "learning_curve.png",
-            title=f"{name} on {source}",
+            title=title,
             measure="recall@50" if model.KIND == "retrieval" else "AUC",
         )
         return results
+
+
+def _judged(
+    model: Model,
+    config: Any,
+    best: Variables,
+    dataset: Dataset,
+    settings: Settings,
+    out: Path,
+    title: str,
+) -> dict[str, Any]:
+    """Blocks of validation and test, by calibrated probabilities, of which it writes the files."""
+    parts, history = {"validation": dataset.validation, "test": dataset.test}, settings.history
+    if not gives_probabilities(model):
+        return {
+            part: evaluate(model, config, best, dataset, requests, history=history)
+            for part, requests in parts.items()
+        }
+    logits = {
+        part: predict(model, config, best, dataset, requests, history=history)
+        for part, requests in parts.items()
+    }
+    calibrations = fit_calibrations(
+        dataset.validation, logits["validation"], positive_rate=settings.positive_rate
+    )
+    run.save_calibrations(out, calibrations)
+    shown = reliabilities(dataset.test, logits["test"], calibrations)
+    reliability_diagram(shown, out / "reliability.png", title=title)
+    return {
+        part: judge(model, dataset, requests, logits[part], calibrations)
+        for part, requests in parts.items()
+    }
 
 
 class _Trainer:
@@ -327,9 +371,10 @@ def _finite(loss: Any, step: int) -> float:
     return value
 
 
-def _check(config: Any, dataset: Dataset, devices: int) -> None:
+def _check(model: Model, config: Any, dataset: Dataset, settings: Settings, devices: int) -> None:
     if config.schema != dataset.schema:
         lines = "; ".join(config.schema.differences(dataset.schema)) or "table sizes"
         raise run.RunError(f"The config's schema is not the data's: {lines}.")
     if not 1 <= devices <= jax.local_device_count():
         raise run.RunError(f"devices must be in 1..{jax.local_device_count()}, got {devices}.")
+    require_prior(model, dataset, settings.positive_rate)

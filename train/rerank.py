@@ -30,7 +30,7 @@ from .data.batches.pipeline import evaluation_batches, fitting_batch
 from .data.batches.requests import fill_up
 from .data.dataset import Dataset
 from .data.event_log import EventLog, Requests
-from .evaluation.scoring import evaluate, even_preferences
+from .evaluation.scoring import evaluate, even_preferences, require_prior
 from .folder import open_folder
 from .inspection import report
 from .progress import Progress
@@ -211,6 +211,7 @@ def fit_generator(
     """
     out = Path(out)
     dataset.check()
+    require_prior(module, dataset, settings.positive_rate)
     size = settings.batch_size or fitting_batch(dataset.train.candidate.size)
     size = max(1, size // dataset.train.candidate.shape[1])
     each = -(-len(dataset.train) // size)

@@ -3,10 +3,11 @@
 config.json           model, its options, settings, data source, schema and its hash
 rows/<table>.npy      vocabularies, where a table has one
 columns.json          how the columns of its data were read, to read those of other days alike
-calibration.json      slope and intercept of each logit: its probabilities
+calibration.json      what makes probabilities of each logit, see `evaluation.calibration`
 checkpoints/          `last/` to resume from, `best/` by validation AUC
 metrics.json          the results
 learning_curve.png
+reliability.png       predicted and observed shares of the test set, of models of probabilities
 """
 
 from collections.abc import Iterator
@@ -203,9 +204,17 @@ def point_at(folder: Path, source: str) -> None:
 
 
 def save_calibrations(folder: Path, calibrations: Calibrations) -> None:
-    """Writes `calibration.json`; nothing where there is nothing to calibrate."""
+    """Writes `calibration.json`; nothing where there is nothing to calibrate.
+
+    Numbers that do nothing are left out, so that releases that knew only a slope and an intercept
+    read what those two say.
+    """
     if calibrations:
-        content = {name: one._asdict() for name, one in calibrations.items()}
+        always, unused = ("slope", "intercept"), Calibration()._asdict()
+        content = {
+            name: {k: v for k, v in one._asdict().items() if k in always or v != unused[k]}
+            for name, one in calibrations.items()
+        }
         write_json(folder / "calibration.json", content)
 
 

@@ -101,6 +101,8 @@ class Settings(DataSettings):
       patience: stop after so many epochs without a better validation AUC; 0 means never.
       unseen_share: share of ids shown as unknown in training, so that row 1 learns.
       checkpoint_every: steps between checkpoints; there is one at the end of every epoch anyway.
+      positive_rate: share of positives of the first task where the model serves, if negatives were
+        sampled: shifts the probabilities that are served, no metric; 0 means as in validation.
     """
 
     epochs: int = 10
@@ -119,6 +121,7 @@ class Settings(DataSettings):
     patience: int = 2
     unseen_share: float = 0.002
     checkpoint_every: int = 1000
+    positive_rate: float = 0.0
 
     def __post_init__(self):
         super().__post_init__()
@@ -128,7 +131,8 @@ class Settings(DataSettings):
             self._require(name, getattr(self, name) >= 0, ">= 0")
         for name in ("table_learning_rate", "learning_rate"):
             self._require(name, getattr(self, name) > 0, "> 0")
-        self._require("unseen_share", 0 <= self.unseen_share < 1, "in [0, 1)")
+        for name in ("unseen_share", "positive_rate"):
+            self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name, known in (("table_optimizer", TABLE_OPTIMIZERS), ("optimizer", OPTIMIZERS)):
             self._require(name, getattr(self, name) in known, f"one of {', '.join(known)}")
         self._require("schedule", self.schedule in ("linear", "constant"), "linear or constant")

@@ -72,7 +72,8 @@ def test_a_run_leaves_its_folder(reference, data):
     assert {"auc", "gauc", "logloss"} <= results["validation"].keys() & results["test"].keys()
     assert results["train"]["examples"] == 2 * data.train.examples
     assert results["train"]["epochs"] == 2
-    assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("learning_curve.png", "reliability.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
     assert not list(folder.rglob("*partial*"))
     assert results["schema_hash"] == data.schema.hash
     rows = sum(table.rows * table.dim for table in data.schema.tables)
@@ -178,20 +179,24 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_run(data, config, tmp_path, 
     judged = []
 
     def scripted(*args, **kwargs):
-        variables, requests = args[2], args[4]
-        if requests is data.validation:
-            judged.append((np.asarray(variables["tables"]["item"]), "calibrations" in kwargs))
-        return {**block, "auc": next(scores) if requests is data.validation else -1.0}
+        judged.append(np.asarray(args[2]["tables"]["item"]))
+        return {**block, "auc": next(scores)}
 
+    def counted(*args, **kwargs):
+        at_last.append((np.asarray(args[2]["tables"]["item"]), args[4]))
+        return genuine(*args, **kwargs)
+
+    genuine, at_last = loop.predict, []
     monkeypatch.setattr(loop, "evaluate", scripted)
+    monkeypatch.setattr(loop, "predict", counted)
     settings = dataclasses.replace(SETTINGS, epochs=5, patience=2, batch_size=4096)
     results = fit(mlp, config, data, settings, tmp_path / "run", quiet=True)
     assert results["train"]["epochs"] == 4 and results["train"]["best_epoch"] == 2
-    # At the end the best is judged once more, calibrated.
-    assert results["validation"]["auc"] == 0.75
-    assert [calibrated for _, calibrated in judged] == [False] * 4 + [True]
-    same = [np.array_equal(judged[-1][0], table) for table, _ in judged[:4]]
-    assert same == [False, True, False, False]
+    # At the end the best scores each set once: for its calibration, its picture and its metrics.
+    assert [requests is data.test for _, requests in at_last] == [False, True]
+    for best, _ in at_last:
+        same = [np.array_equal(best, table) for table in judged]
+        assert same == [False, True, False, False]
     assert [p.name for p in (tmp_path / "run/checkpoints/best").iterdir()] == ["2"]
 
 

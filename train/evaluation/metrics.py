@@ -22,6 +22,7 @@ from .bootstrap import pairs_of, weighted_auc
 from .calibration import fit_calibration
 from .checked import Label, Labels, Mask, Score, Scores, binary, ratio, starts_of, weights_of
 from .lists import ndcg_at_k
+from .reliability import reliability
 from .segments import Segments
 
 
@@ -118,20 +119,18 @@ def calibration_error(
     Bin b holds the predictions whose mid-rank lies in [b, b + 1) / `bins` of the total weight;
     equal predictions share their mid-rank, hence their bin. NaN if empty or if a p is NaN.
     """
-    if bins < 1:
-        raise ValueError(f"calibration_error: bins must be >= 1, got {bins}.")
-    p, y = np.asarray(probability, np.float64), np.asarray(label, np.float64)
-    weight = weights_of(weight, p)
-    total = np.sum(weight)
-    if not total > 0.0 or np.isnan(p).any():
-        return math.nan
-    order = np.argsort(p)
-    run = starts_of(np.diff(p[order]) != 0.0)
-    mass = np.add.reduceat(weight[order], run)
-    gap = np.add.reduceat((weight * (p - y))[order], run)
-    middle = np.cumsum(mass) - 0.5 * mass
-    bin_of = np.minimum((middle / total * bins).astype(np.int64), bins - 1)
-    return float(np.sum(np.abs(np.bincount(bin_of, gap, minlength=bins))) / total)
+    return reliability(probability, label, weight, bins=bins).error
+
+
+def calibration_noise(
+    probability: Score, label: Label, weight: Score | None = None, *, bins: int = 20
+) -> float:
+    """The `calibration_error` that true predictions of so many examples have on average.
+
+    A bin's share of positives is off by chance, by 0.8 sqrt(p (1 - p) / n) of n examples. An error
+    of this size says nothing against the predictions. NaN if empty or if a p is NaN.
+    """
+    return reliability(probability, label, weight, bins=bins).noise
 
 
 def calibration_loss(logit: Score, label: Label, weight: Score | None = None) -> float:
@@ -174,8 +173,9 @@ def evaluate(
 
     Returns:
       "examples", "positives", "requests" (those with a candidate), "auc", "gauc", "logloss",
-      "calibration", "calibration_error", "calibration_loss" (the log-loss that the Platt scaling
-      fitted on these very labels would save), "ndcg@k", and, with segments,
+      "calibration", "calibration_error", "calibration_noise" (the error that true predictions
+      have by chance), "calibration_loss" (the log-loss that the Platt scaling fitted on these very
+      labels would save), "ndcg@k", and, with segments,
       "by": {name: {segment as text: the same metrics}}, of the `segments.MOST` largest; where there
       are more, "left out of by": {name: {"segments": how many, "examples": of them}}. What is
       undefined is None; so is "ndcg@k" where no request has two candidates to put in order.
@@ -220,6 +220,7 @@ def _metrics(
     x, y = logit[mask].astype(np.float64), label[mask].astype(np.float64)
     w = None if weight is None else weight[rows][mask].astype(np.float64)
     p = sigmoid(x)
+    bins = reliability(p, y, w)
     metrics: dict[str, Any] = {
         "examples": int(x.size),
         "positives": int(np.sum(y)),
@@ -228,7 +229,8 @@ def _metrics(
         "gauc": math.nan,
         "logloss": logloss_from_logit(x, y, w),
         "calibration": calibration(p, y, w),
-        "calibration_error": calibration_error(p, y, w),
+        "calibration_error": bins.error,
+        "calibration_noise": bins.noise,
         "calibration_loss": calibration_loss(x, y, w),
         f"ndcg@{k}": math.nan,
     }

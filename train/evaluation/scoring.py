@@ -15,12 +15,19 @@ from ..data.batches.pipeline import evaluation_batches
 from ..data.dataset import Dataset
 from ..data.event_log import Requests
 from . import metrics
-from .calibration import Calibration, Calibrations, fit_calibration
+from .calibration import Calibration, Calibrations, choose_calibration, shift_of
+from .reliability import Reliability, reliability
 from .retrieval import evaluate_retrieval
 
 _BATCH_SIZE = 8192
 _GIVEN = "_given_"
-_OF_PROBABILITIES = ("logloss", "calibration", "calibration_error", "calibration_loss")
+_OF_PROBABILITIES = (
+    "logloss",
+    "calibration",
+    "calibration_error",
+    "calibration_noise",
+    "calibration_loss",
+)
 
 
 @functools.lru_cache(maxsize=16)
@@ -124,6 +131,22 @@ def evaluate(
     if model.KIND == "retrieval":
         return evaluate_retrieval(model, config, variables, dataset, requests, history=history)
     logits = predict(model, config, variables, dataset, requests, history=history)
+    return judge(model, dataset, requests, logits, calibrations)
+
+
+def gives_probabilities(model: Model) -> bool:
+    """Whether its scores are log-odds, not vectors or places in an order."""
+    return model.KIND not in ("retrieval", "generator")
+
+
+def judge(
+    model: Model,
+    dataset: Dataset,
+    requests: Requests,
+    logits: dict[str, np.ndarray],
+    calibrations: Calibrations | None = None,
+) -> dict[str, Any]:
+    """What `evaluate` says of a model whose logits, as `predict` gives them, are known."""
     blocks = {}
     for name, logit in logits.items():
         label, mask, weight = _labels(requests, name)
@@ -131,32 +154,74 @@ def evaluate(
         blocks[name] = metrics.evaluate(
             logit, label, mask, weight, requests.user, segments(dataset, requests)
         )
-        if model.KIND == "generator":
+        if not gives_probabilities(model):
             blocks[name] = _orders_only(blocks[name])
     return blocks if len(blocks) > 1 else next(iter(blocks.values()))
 
 
 def fit_calibrations(
-    model: Model,
-    config: Any,
-    variables: Variables,
-    dataset: Dataset,
-    *,
-    history: int,
+    requests: Requests, logits: dict[str, np.ndarray], *, positive_rate: float = 0.0
 ) -> Calibrations:
-    """Platt scaling of each of the model's logits, fitted on the dataset's validation requests.
+    """A calibration of each logit of the validation requests.
 
-    Nothing for models that give an order or vectors.
+    Args:
+      requests: of validation.
+      logits: of them, as `predict` gives them.
+      positive_rate: share of positives where the model serves, of the first task; 0 is as here.
     """
-    if model.KIND in ("retrieval", "generator"):
-        return {}
-    requests, found = dataset.validation, {}
-    logits = predict(model, config, variables, dataset, requests, history=history)
+    found = {}
     for name, logit in logits.items():
-        label, mask, weight = _labels(requests, name)
-        weights = None if weight is None else weight[mask]
-        found[name] = fit_calibration(logit[mask], label[mask], weights)
+        x, y, weight, user = _examples(requests, name, logit)
+        found[name] = choose_calibration(x, y, weight, user)
+    if positive_rate:
+        first = next(iter(logits))
+        shift = _shift(requests, first, positive_rate)
+        found[first] = found[first]._replace(shift=shift)
     return found
+
+
+def require_prior(model: Model, dataset: Dataset, positive_rate: float) -> None:
+    """Raises ValueError if a `positive_rate` could not be used after the training."""
+    if positive_rate and not gives_probabilities(model):
+        raise ValueError(
+            f"positive_rate must be 0, got {positive_rate}: the model gives no probabilities."
+        )
+    if positive_rate:
+        _shift(dataset.validation, dataset.schema.tasks[0], positive_rate)
+
+
+def _shift(requests: Requests, task: str, positive_rate: float) -> float:
+    label, mask, weight = _labels(requests, task)
+    shift = shift_of(positive_rate, label[mask], None if weight is None else weight[mask])
+    if shift is None:
+        raise ValueError(
+            f"positive_rate must be 0, got {positive_rate}: validation's {task!r} has one class, "
+            "and no share to start from."
+        )
+    return shift
+
+
+def reliabilities(
+    requests: Requests, logits: dict[str, np.ndarray], calibrations: Calibrations
+) -> dict[str, dict[str, Reliability]]:
+    """{logit: {"as scored" and "calibrated": bins}}, for a reliability diagram."""
+    found = {}
+    for name, logit in logits.items():
+        x, y, weight, _ = _examples(requests, name, logit)
+        forms = {"as scored": x.astype(np.float64), "calibrated": calibrations[name](x)}
+        found[name] = {
+            form: reliability(metrics.sigmoid(odds), y, weight) for form, odds in forms.items()
+        }
+    return found
+
+
+def _examples(
+    requests: Requests, name: str, logit: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+    """Scores, labels, weights and users of the real candidates."""
+    label, mask, weight = _labels(requests, name)
+    user = np.broadcast_to(requests.user[:, None], mask.shape)[mask]
+    return logit[mask], label[mask], None if weight is None else weight[mask], user
 
 
 def _labels(requests: Requests, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

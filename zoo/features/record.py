@@ -115,6 +115,8 @@ def encode(
         raise ValueError(f"history must be >= 1, got {history}.")
     if unknown not in ("error", "ignore"):
         raise ValueError(f"unknown must be 'error' or 'ignore', got {unknown!r}.")
+    if isinstance(records, tuple):
+        records = list(records)
     if isinstance(records, list):
         strange = [type(record).__name__ for record in records if not isinstance(record, dict)]
         if strange:

@@ -12,6 +12,7 @@ from recjax.train.evaluation.metrics import (
     calibration,
     calibration_error,
     calibration_loss,
+    calibration_noise,
     evaluate,
     gauc,
     logloss,
@@ -194,6 +195,19 @@ def test_calibration_error_keeps_equal_predictions_together():
     assert calibration_error(p, y, bins=4) == calibration_error(p[order], y[order], bins=4)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_calibration_noise_is_the_error_of_true_predictions(weighted):
+    random = np.random.default_rng(0)
+    p = random.beta(1, 4, 3000)
+    weight = random.uniform(0.5, 4, len(p)) if weighted else None
+    errors = [
+        calibration_error(p, (random.random(len(p)) < p).astype(float), weight) for _ in range(300)
+    ]
+    noise = calibration_noise(p, np.zeros(len(p)), weight)
+    assert noise == pytest.approx(np.mean(errors), rel=0.03)
+    assert math.isnan(calibration_noise(EMPTY, EMPTY))
+
+
 def test_calibration_error_where_undefined():
     assert math.isnan(calibration_error(EMPTY, EMPTY))
     assert math.isnan(calibration_error(np.array([math.nan]), np.array([1])))
@@ -328,6 +342,7 @@ def test_evaluate_holds_every_metric():
         "logloss": logloss_from_logit(x, y),
         "calibration": calibration(sigmoid(x), y),
         "calibration_error": calibration_error(sigmoid(x), y),
+        "calibration_noise": calibration_noise(sigmoid(x), y),
         "calibration_loss": calibration_loss(x, y),
         "ndcg@2": ndcg_at_k(logit[lists], label[lists], mask[lists], k=2),
     }
