@@ -22,12 +22,11 @@ from .train.data.dataset import Dataset as Dataset
 from .train.data.declaration.columns import Columns
 from .train.data.files import InMemory
 from .train.data.files.lines import OnBadRow
-from .train.evaluation.calibration import Calibration
-from .train.evaluation.metrics import sigmoid
 from .train.evaluation.scoring import even_preferences
 from .train.options import Options, split
 from .train.settings import DataSettings
 from .zoo.batch import served
+from .zoo.calibration import Calibration
 from .zoo.contract import Model, Variables
 from .zoo.features import Schema, encode, require_rows
 
@@ -305,7 +304,7 @@ class Run:
 
     def probability(self, task: str, logit: np.ndarray) -> np.ndarray:
         """Calibrated probabilities of a task's logits."""
-        return sigmoid(self._trained.calibrations.get(task, Calibration()).served(logit))
+        return self._trained.calibrations.get(task, Calibration()).probability(logit)
 
     def sizes(self, requests: int, candidates: int) -> tuple[int, int]:
         """Sizes in which so many are computed."""

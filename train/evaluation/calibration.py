@@ -12,13 +12,16 @@ model says 1/2, which few models' scores reach; ours is the quantile of scores t
 slopes are > 0: the order stays. Whether to bend, or to leave scores as they are, is what held-out
 users say.
 
-Nothing but NumPy: artifacts are served with it.
+What serves with them is in `zoo.calibration`.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple, TypeAlias
 
 import numpy as np
+
+from ...zoo.calibration import Calibration as Calibration
+from ...zoo.calibration import Calibrations as Calibrations
+from ...zoo.calibration import hinge
 
 _STEPS = 100
 # Of standardised scores. A slope of 0 would make all candidates tie.
@@ -31,30 +34,6 @@ _FOLDS = 5
 _POINTS = 20_000
 # With less of either class, what is fitted is noise.
 FEWEST = 20
-
-
-class Calibration(NamedTuple):
-    """The numbers of the formula; `shift` is what `Settings.positive_rate` adds when serving."""
-
-    slope: float = 1.0
-    intercept: float = 0.0
-    bend: float = 0.0
-    knot: float = 0.0
-    width: float = 1.0
-    shift: float = 0.0
-
-    def __call__(self, logit: np.ndarray) -> np.ndarray:
-        """Calibrated log-odds among examples like those of validation, of the logits' shape."""
-        x = np.asarray(logit, np.float64)
-        bent = self.bend * _hinge(x, self.knot, self.width) if self.bend else 0.0
-        return x * self.slope + self.intercept + bent
-
-    def served(self, logit: np.ndarray) -> np.ndarray:
-        """Calibrated log-odds where the model serves: those above, and the shift."""
-        return self(logit) + self.shift
-
-
-Calibrations: TypeAlias = dict[str, Calibration]  # By the name of the logit.
 
 
 def choose_calibration(
@@ -137,7 +116,7 @@ def fit_calibration(
         return fit_calibration(x, y, w, prior=prior)
     best, least = Calibration(), np.inf
     for knot in _quantiles(z, w, _KNOTS):
-        high = _hinge(z, knot, width)
+        high = hinge(z, knot, width)
         (low_slope, high_slope), intercept = _slopes([z - high, high], y, w, prior)
         found = Calibration(
             slope=low_slope / scale,
@@ -171,11 +150,6 @@ def shift_of(
         return None
     here = np.log(positive) - np.log(total - positive)
     return float(np.log(positive_rate) - np.log1p(-positive_rate) - here)
-
-
-def _hinge(x: np.ndarray, knot: float, width: float) -> np.ndarray:
-    """max(x - knot, 0) with its corner rounded."""
-    return np.logaddexp(0.0, (x - knot) / width) * width
 
 
 def _quantiles(x: np.ndarray, weight: np.ndarray, shares: tuple[float, ...]) -> list[float]:
