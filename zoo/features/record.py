@@ -93,8 +93,7 @@ def encode(
       ValueError: naming the column, if a value cannot be read as its field says, or a key is not
         one of the schema's.
 
-    Example:
-
+    Examples:
       >>> import numpy as np
       >>> from recjax.zoo.features import Field, KnownRows, Schema, Table, encode, signatures
       >>> schema = Schema(
@@ -117,6 +116,8 @@ def encode(
         raise ValueError(f"history must be >= 1, got {history}.")
     if unknown not in ("error", "ignore"):
         raise ValueError(f"unknown must be 'error' or 'ignore', got {unknown!r}.")
+    if isinstance(records, tuple):
+        records = list(records)
     if isinstance(records, list):
         strange = [type(record).__name__ for record in records if not isinstance(record, dict)]
         if strange:
