@@ -69,11 +69,11 @@ def read(
 
     Examples:
       >>> import recjax
-      >>> rows = [{"user_id": u, "item_id": (u * 7 + t) % 5, "timestamp": t} for u in range(9)
+      >>> rows = [{"user_id": u, "item_id": (u * 7 + t) % 11, "timestamp": t} for u in range(9)
       ...         for t in range(1, 7)]
       >>> data = recjax.read(rows)
       >>> data.facts["users"], data.facts["items"], len(data.test)
-      (9, 5, 0)
+      (9, 11, 9)
     """
     asked, of_training = split(DataSettings, options or {})
     if of_training:
@@ -138,7 +138,7 @@ def train(
       >>> request = {"context": {"time": 100}, "items": [{"item": 3}, {"item": 5}, {"item": 8}]}
       >>> [len(best) for best in run.recommend([request], k=2)]
       [2]
-      >>> 0 < run.predict([request])[0]["click"][1] < 1
+      >>> bool(0 < run.predict([request])[0]["click"][1] < 1)
       True
     """
     folder, _ = launch.train(

@@ -247,5 +247,5 @@ def flat_metrics(test: dict[str, Any]) -> _Figures:
         f"{'' if task == first else task}{name}": block[name]
         for task, block in blocks.items()
         for name in ("auc", "gauc", "logloss", "calibration_loss", "calibration_error")
-        if block[name] is not None
+        if block.get(name) is not None
     }

@@ -26,11 +26,15 @@ Differs from the authors' code, whose positive steps alone lead away from slates
 than the upstream order: both signs, step 0 always included, so that the evaluators' score never
 falls; and the evaluators pick, where theirs picks by the labels of the test set.
 `PRESETS["official"]` has their steps.
+Each of the three ways is one compiled program per configuration and shape of the batch; the first
+call compiles it.
 Shapes: `B` requests, `N` candidates, `S` slates per request, `M` slots, `E` evaluators.
 """
 
+from collections.abc import Callable
 import dataclasses
-from typing import Any, Literal, NamedTuple
+import functools
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +47,8 @@ from ...contract import Generator, ParameterGenerator, Variables
 from .. import generator as generators
 from ..rewards import Evaluators, Judge, judge_of, require_fit, reward_to_go, upstream
 from . import deltas
+
+_T = TypeVar("_T", bound=Callable[..., Any])
 
 
 def both_signs(count: int, smallest: float = 1.0, largest: float = 20.0) -> tuple[float, ...]:
@@ -127,6 +133,42 @@ class Chosen(NamedTuple):
     best: Int[Array, " B"]
 
 
+def _one_program(function: _T) -> _T:
+    """Compiles a function of (generator, evaluators, batch, ...) once per configuration and shape.
+
+    Only arrays are inputs of the program; configurations, modules and other options are part of it.
+    """
+
+    @functools.partial(jax.jit, static_argnames=("made", "by", "more", "options"))
+    def program(variables, judges, batch, seeds, *, made, by, more, options):
+        made, by = made._replace(variables=variables), by._replace(variables=judges)
+        given = {} if seeds is None else {"seeds": seeds}
+        return function(made, by, batch, *more, **dict(options), **given)
+
+    @functools.wraps(function)
+    def call(generator, by, batch, *more, seeds=None, **options):
+        if isinstance(by.variables, dict):  # Else its keys would be taken for evaluators.
+            return function(generator, by, batch, *more, **options)
+        return program(
+            generator.variables,
+            list(by.variables),
+            batch,
+            seeds,
+            made=generator._replace(variables=None),
+            by=by._replace(variables=(), worth=_hashable(by.worth)),
+            more=more,
+            options=tuple(sorted(options.items())),
+        )
+
+    return cast(_T, call)
+
+
+def _hashable(worth: Any) -> Any:
+    """The same numbers as tuples."""
+    return tuple(map(_hashable, worth)) if np.ndim(worth) else worth
+
+
+@_one_program
 def last_parallel(
     generator: TrainedGenerator,
     by: Evaluators,
@@ -176,6 +218,7 @@ def explore(
     return choose(jnp.concatenate([greedy, found.order], axis=1), judge, config.pessimism)
 
 
+@_one_program
 def best_of(
     generator: TrainedGenerator,
     by: Evaluators,
@@ -201,6 +244,7 @@ def best_of(
     return choose(tried, judge, pessimism)
 
 
+@_one_program
 def last_serial(
     generator: TrainedGenerator,
     by: Evaluators,
