@@ -78,7 +78,9 @@ class Seconds:
         return Seconds(first, own)
 
 
-def last_of_user(column: np.ndarray, seconds: Seconds, log: EventLog, missing: float) -> np.ndarray:
+def last_of_user(
+    column: np.ndarray, seconds: Seconds, log: EventLog, missing: float | int
+) -> np.ndarray:
     """(E, ...) the value of the user's newest event in an earlier second; `missing` where none."""
     at = seconds.first - 1
     start = np.repeat(log.offsets[:-1], log.lengths())

@@ -352,7 +352,7 @@ def _check_labels(name: str, raw: Impressions, part: np.ndarray, notes: list[str
             notes.append(f"{count} rows have {other} without {one}: not steps of one funnel, then")
 
 
-def _last_known(value: np.ndarray, asked: Grouped, missing: float) -> np.ndarray:
+def _last_known(value: np.ndarray, asked: Grouped, missing: float | int) -> np.ndarray:
     """(R,) of the values (R,) at each request, that of the user's last one in an earlier second."""
     order = np.argsort(asked.user, kind="stable")
     counts = columns.count(asked.user)
