@@ -1,11 +1,12 @@
 # A fresh machine gets exactly what CI got: virtual environments pinned by constraints.txt, one for
-# the work and, as its libraries are heavy and no dependency of ours, one for parity.
+# the work and, as their libraries are no dependency of ours, one each for parity, aot and docs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PARITY ?= .venv-parity
 AOT ?= .venv-aot
+DOCS ?= .venv-docs
 NEWEST ?= .venv-newest
 NEWEST_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python \
 	/usr/local/bin/python3.12 /usr/bin/python3.12) $(PYTHON))
@@ -15,7 +16,7 @@ RERANK := tests/zoo/rerank tests/train/test_rerank.py
 # Tables that must be equal to the bit, whatever their size: so they are as users compile them.
 OPTIMISED := tests/zoo/features/test_embeddings.py
 
-.PHONY: demo test kernels rerank contract parity aot notebooks lint format results clean \
+.PHONY: demo test kernels rerank contract parity aot notebooks docs lint format results clean \
 	environments times mutants
 
 # One cache of compiled programs for all gates; tests/conftest.py names the same.
@@ -58,12 +59,16 @@ aot: $(AOT)/.ready  ## kernels in their interpreter, and compiled for an H100 an
 notebooks: $(READY)  ## every notebook from its first cell to its last; the files stay as they are
 	printf '%s\n' colab/*.ipynb | xargs -P 2 -n 1 $(BIN)/jupyter execute
 
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(DOCS)/.ready  ## the site, into site/; warnings are errors
+	$(DOCS)/bin/mkdocs build --strict
+
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-environments: $(READY) $(NEWEST)/.ready $(PARITY)/.ready $(AOT)/.ready  ## all; with -j2 at once
+environments: $(READY) $(NEWEST)/.ready $(PARITY)/.ready $(AOT)/.ready $(DOCS)/.ready  ## all; with -j2 at once
 
 times:  ## CPU seconds of the last .ci/run by gate and file of tests, the dearest first
 	@$(BIN)/python tests/seconds.py .pytest_cache/seconds
@@ -75,7 +80,7 @@ format: $(READY)  ## put the tree into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-results: $(READY) $(PARITY)/.ready  ## the tables of the README, made anew (some hours)
+results: $(READY) $(PARITY)/.ready  ## the figures of all pages, made anew (some hours)
 	$(BIN)/recjax bench accuracy --out bench/results/accuracy
 	$(BIN)/recjax bench worlds --out bench/results/worlds
 	$(BIN)/recjax bench pipeline --out bench/results/pipeline
@@ -89,7 +94,7 @@ results: $(READY) $(PARITY)/.ready  ## the tables of the README, made anew (some
 		$(BIN)/recjax bench last --only $$case --out bench/results/last/$$case; done
 	$(BIN)/recjax bench last --only "no context" --out bench/results/last/no-context
 	$(PARITY)/bin/python -m recjax.bench training --out bench/results/training
-	$(BIN)/python -m recjax.bench.readme
+	$(BIN)/python -m recjax.bench.pages
 	$(BIN)/jupyter execute --inplace colab/*.ipynb
 
 $(VENV)/.ready: EXTRA := dev
@@ -107,6 +112,17 @@ $(NEWEST)/.ready: pyproject.toml
 	$(call install,,test)
 	touch $@
 
+# The reference is read from the sources: the extra's own packages are enough, without JAX.
+EXTRA_OF_DOCS := import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print(*project["optional-dependencies"]["docs"], sep="\n")
+$(DOCS)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -c '$(EXTRA_OF_DOCS)' > $(@D)/requirements.txt
+	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt \
+		--requirement $(@D)/requirements.txt
+	touch $@
+
 # Several environments may be made at once: each keeps setuptools' notes on us to itself.
 define install
 $(@D)/bin/python -m pip install --quiet --upgrade pip
@@ -116,4 +132,4 @@ DIST_EXTRA_CONFIG=$(abspath $(@D))/setuptools.cfg \
 endef
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(AOT) $(NEWEST) build runs .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PARITY) $(AOT) $(DOCS) $(NEWEST) build runs site .pytest_cache .ruff_cache

@@ -67,8 +67,7 @@ def read(
     Raises:
       ValueError: data that cannot be read, or an unknown option; the message is one line.
 
-    Example:
-
+    Examples:
       >>> import recjax
       >>> rows = [{"user_id": u, "item_id": (u * 7 + t) % 5, "timestamp": t} for u in range(9)
       ...         for t in range(1, 7)]
@@ -129,8 +128,7 @@ def train(
     Raises:
       ValueError: an unknown name or a bad value; the message is one line.
 
-    Example:
-
+    Examples:
       >>> import tempfile
       >>> import recjax
       >>> options = {"steps": 2, "tower_units": (8,)}

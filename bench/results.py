@@ -89,10 +89,11 @@ def _cell(row: Row | None) -> str:
     if row is None:
         return ""
     if row.low == row.high:
-        return _number(row.value)
-    return f"{_number(row.value)} ({_number(row.low)} to {_number(row.high)})"
+        return number(row.value)
+    return f"{number(row.value)} ({number(row.low)} to {number(row.high)})"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Four decimals, fewer where the figure is large."""
     digits = next((d for least, d in ((1000, 0), (100, 1), (10, 2)) if abs(value) >= least), 4)
     return f"{value:,.{digits}f}"

@@ -145,7 +145,7 @@ def _scored(model: Answering, records: Any, unknown: str) -> list[_Scored]:
     batch = model.encode(records, unknown=unknown)
     mask = batch["candidate_mask"]
     count, width = mask.shape
-    if not isinstance(records, list):
+    if not isinstance(records, list | tuple):
         records = records.select(["items"]).to_pylist()
     at_once = max(1, _AT_ONCE // max(1, width))
     found = []

@@ -123,9 +123,9 @@ class Artifact:
         program = self._programs["apply"]
         found = program.call(self._variables, self._fit(program, batch, None))
         requests, candidates = np.shape(batch["candidate_mask"])
-        return jax.tree.map(
-            lambda x: x[:requests, :candidates], {name: found[name] for name in ("logit", "tasks")}
-        )
+        # Slices of device arrays would be programs of their own.
+        kept = {name: found[name] for name in ("logit", "tasks")}
+        return jax.tree.map(lambda x: np.asarray(x)[:requests, :candidates], kept)
 
     def probability(self, task: str, logit: np.ndarray) -> np.ndarray:
         """Calibrated probabilities of a task's logits."""

@@ -67,7 +67,8 @@ def export_run(
       preset: of LAST, one of `zoo.rerank.last.PRESETS`; "default" by default.
       worth: how much each task of the evaluators counts, as the generator was trained with; see
         `zoo.rerank.rewards.Evaluators`. A click 1 by default, other tasks nothing.
-      requests, candidates: fixed sizes of the program; any number by default.
+      requests: fixed number of requests in the program; any by default.
+      candidates: the same of candidates.
       model: the module of a model of one's own.
       platforms: of "cpu", "cuda" and "tpu", for which the program is made.
 
@@ -80,8 +81,7 @@ def export_run(
       ArtifactError: the model cannot be exported like this, or the artifact does not give the
         model's answers. Nothing is left in `out`, nor beside it.
 
-    Example:
-
+    Examples:
       >>> import tempfile
       >>> from recjax.export.artifact import load
       >>> from recjax.export.stablehlo import export_run

@@ -7,7 +7,7 @@ decaying rate with dropout of embeddings, several redrawn negatives per positive
 unit; in DIEN a light auxiliary loss, attention that need not choose, and means; in MIND draws that
 meet their nearest interest, and routing by direction. The rate of the tables and the size of
 batches were selected on the validation sets of Beauty, MovieLens 100K and two presets of the
-market; the README says what they leave on the table.
+market; `docs/results/search.md` says what they leave on the table.
 `MODEL_SETTINGS` names the models that are not trained like the others: linear ones, whose rows an
 optimiser of their own makes sparse; retrievers, whose negatives are the batch's; and re-rankers.
 """

@@ -105,8 +105,7 @@ def train(
     Raises:
       ValueError: an unknown name or a bad value; the message is one line.
 
-    Example:
-
+    Examples:
       >>> import tempfile
       >>> from recjax.train import launch
       >>> out = tempfile.mkdtemp()

@@ -61,8 +61,7 @@ def augru(
     Returns:
       The state after the last real step, for each candidate, in the dtype of `states`.
 
-    Example:
-
+    Examples:
       >>> import jax.numpy as jnp
       >>> from recjax.kernels.augru import Weights, augru
       >>> weights = Weights(jnp.ones((2, 9)), jnp.ones((3, 9)), jnp.zeros(9))

@@ -59,8 +59,7 @@ def dot_attention(
     Returns:
       What each query finds, in the dtype of `keys`.
 
-    Example:
-
+    Examples:
       >>> import jax.numpy as jnp
       >>> from recjax.kernels.dot_attention import dot_attention
       >>> keys = jnp.eye(3)[None]                             # one request, three behaviours

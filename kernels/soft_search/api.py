@@ -51,8 +51,7 @@ def soft_search(
     Returns:
       `Found(indices, mask, scores)`, each (B, C, k): int32, bool, float32.
 
-    Example:
-
+    Examples:
       >>> import jax.numpy as jnp
       >>> from recjax.kernels.soft_search import soft_search
       >>> keys = jnp.array([[[0.0], [3.0], [1.0], [9.0]]])

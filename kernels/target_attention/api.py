@@ -71,8 +71,7 @@ def target_attention(
     Returns:
       What each candidate finds in the history, in the dtype of `keys`.
 
-    Example:
-
+    Examples:
       >>> import jax
       >>> from recjax.kernels.target_attention import Layer, Weights, target_attention
       >>> key = jax.random.key(0)

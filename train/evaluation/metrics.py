@@ -40,8 +40,7 @@ def auc(score: Score, label: Label, weight: Score | None = None) -> float:
 
     NaN if a class is absent (or has no weight), or if a score is NaN.
 
-    Example:
-
+    Examples:
       >>> import numpy as np
       >>> from recjax.train.evaluation.metrics import auc
       >>> auc(np.array([0.9, 0.4, 0.4, 0.1]), np.array([1, 1, 0, 0]))

@@ -38,8 +38,7 @@ class RowOptimizer(NamedTuple):
 def chain(*optimizers: RowOptimizer) -> RowOptimizer:
     """Updates by each of the optimisers in turn; their states must have different names.
 
-    Example:
-
+    Examples:
       >>> import jax.numpy as jnp
       >>> from recjax.train import tables
       >>> optimizer = tables.chain(tables.sgd(), tables.proximal(l1=0.5))

@@ -19,8 +19,9 @@ import numpy as np
 from . import transforms
 from .cross import add_crosses
 from .record_keys import (
-    keys_of_dicts,
+    keys_of_levels,
     keys_of_table,
+    levels_of,
     require_known_keys,
     require_whole_ids,
 )
@@ -92,8 +93,7 @@ def encode(
       ValueError: naming the column, if a value cannot be read as its field says, or a key is not
         one of the schema's.
 
-    Example:
-
+    Examples:
       >>> import numpy as np
       >>> from recjax.zoo.features import Field, KnownRows, Schema, Table, encode, signatures
       >>> schema = Schema(
@@ -116,6 +116,8 @@ def encode(
         raise ValueError(f"history must be >= 1, got {history}.")
     if unknown not in ("error", "ignore"):
         raise ValueError(f"unknown must be 'error' or 'ignore', got {unknown!r}.")
+    if isinstance(records, tuple):
+        records = list(records)
     if isinstance(records, list):
         strange = [type(record).__name__ for record in records if not isinstance(record, dict)]
         if strange:
@@ -128,9 +130,10 @@ def encode(
     elif not records.num_rows and not records.column_names:
         records = []  # Arrow knows no columns of an empty list.
     if isinstance(records, list):
+        levels = levels_of(records)
         if unknown == "error":
-            require_known_keys(schema, keys_of_dicts(records))
-        require_whole_ids(schema, records)
+            require_known_keys(schema, keys_of_levels(levels))
+        require_whole_ids(schema, levels)
         try:
             records = pa.Table.from_pylist(records, schema=record_type(schema))
         except (pa.ArrowException, TypeError, OverflowError) as error:

@@ -13,14 +13,17 @@ Keys = dict[str, Iterable[Any]]
 """By level: "" (the record itself), "context", "user", "user.history", "items"."""
 
 
-def keys_of_dicts(records: list[Any]) -> Keys:
-    """The keys that stand at each level of the records; what is of another type has none."""
-    return {
-        name: dict.fromkeys(chain.from_iterable(parts)) for name, parts in _levels(records).items()
-    }
+Levels = dict[str, list[Any]]
+"""The dicts at each level of records."""
+_WHOLE = {int, bool, str, type(None)}
 
 
-def require_whole_ids(schema: Schema, records: list[Any]) -> None:
+def keys_of_levels(levels: Levels) -> Keys:
+    """The keys that stand at each level of the records."""
+    return {name: dict.fromkeys(chain.from_iterable(parts)) for name, parts in levels.items()}
+
+
+def require_whole_ids(schema: Schema, levels: Levels) -> None:
     """Raises ValueError for an integer id with a fraction, which Arrow would cut off."""
     roles: dict[str, Role] = {
         "context": "context",
@@ -28,20 +31,22 @@ def require_whole_ids(schema: Schema, records: list[Any]) -> None:
         "user.history": "history",
         "items": "candidate",
     }
-    for level, parts in _levels(records).items():
+    for level, parts in levels.items():
         fields = schema.role(roles[level]) if level in roles else ()
         names = [f.raw_name for f in fields if f.kind != "dense" and f.value == "int"]
-        for part in parts if names else ():
-            for name in names:
-                value = part.get(name)
+        for name in names:
+            values = [part.get(name) for part in parts]
+            if _WHOLE.issuperset(map(type, values)):
+                continue
+            for value in values:
                 for one in value if isinstance(value, list | tuple) else (value,):
                     if isinstance(one, float) and not one.is_integer():
                         raise ValueError(f"{level}.{name} must be a whole number, got {one!r}.")
 
 
-def _levels(records: list[Any]) -> dict[str, Iterable[Any]]:
-    """The dicts at each level of the records."""
-    is_dict = lambda value: isinstance(value, Mapping)
+def levels_of(records: list[Any]) -> Levels:
+    """The dicts at each level of the records; what is of another type is left out."""
+    is_dict = lambda value: type(value) is dict or isinstance(value, Mapping)
     inner = lambda parts, key: filter(None, (part.get(key) for part in parts))
     listed = lambda parts, key: chain.from_iterable(
         value for value in inner(parts, key) if isinstance(value, list | tuple)
@@ -55,7 +60,7 @@ def _levels(records: list[Any]) -> dict[str, Iterable[Any]]:
         "user.history": listed(users, "history"),
         "items": listed(records, "items"),
     }
-    return {name: filter(is_dict, parts) for name, parts in levels.items()}
+    return {name: list(filter(is_dict, parts)) for name, parts in levels.items()}
 
 
 def keys_of_table(records: Any) -> Keys:

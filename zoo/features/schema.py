@@ -182,8 +182,7 @@ class Schema:
       fields: every input; a (role, name) pair appears once.
       tasks: names of the labels, the first being the one that ranks.
 
-    Example:
-
+    Examples:
       >>> from recjax.zoo.features import Field, Schema, Table
       >>> schema = Schema(
       ...     tables=(Table(name="item", rows=1000, dim=16),),

@@ -44,8 +44,7 @@ def signatures(slot: str, values: np.ndarray | list) -> np.ndarray:
     Raises:
       TypeError: for floats and other kinds, which have no exact name.
 
-    Example:
-
+    Examples:
       >>> from recjax.zoo.features import signatures
       >>> first, second = signatures("item", ["red shoes", "blue shoes"])
       >>> bool(first == signatures("item", ["red shoes"])[0])

@@ -407,7 +407,7 @@ def test_training_and_serving_see_the_same_batch(part, history):
     targets = list(zip(requests.cut.tolist(), requests.candidate.tolist(), strict=True))
     records = logged_requests(published.tolist(), targets)
     arrow = pa.Table.from_pylist(records, schema=record_type(dataset.schema))
-    for form in (records, arrow):
+    for form in (records, tuple(records), arrow):
         actual = encode(form, dataset.schema, dataset.row_maps, history=history)
         jax.tree.map(np.testing.assert_array_equal, actual, expected)
         assert jax.tree.map(lambda x: x.dtype, actual) == jax.tree.map(lambda x: x.dtype, expected)

@@ -130,8 +130,7 @@ def open_source(
     Raises:
       DataError: an unknown kind or preset, or a file that cannot be used.
 
-    Example:
-
+    Examples:
       >>> from recjax.train.data.sources import open_source
       >>> dataset = open_source("market:tiny")
       >>> dataset.schema.tasks
