@@ -208,7 +208,7 @@ MUTANTS = (
         "tests/train/evaluation/test_calibration.py",
     ),
     Mutant(
-        "what is served knows no prior", "train/evaluation/calibration.py",
+        "what is served knows no prior", "zoo/calibration.py",
         "return self(logit) + self.shift", "return self(logit)",
         "tests/train/evaluation/test_calibration.py",
     ),

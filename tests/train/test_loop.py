@@ -235,7 +235,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, config, tmp_path):
 
 def test_evaluate_gives_the_results_again(reference, tmp_path):
     folder, results = reference
-    again = evaluate_run(folder, source="market:tiny")
+    again = evaluate_run(folder, data="market:tiny")
     assert again["test"] == results["test"]
 
 
@@ -273,10 +273,10 @@ def test_a_checkpoint_of_another_schema_names_the_difference(reference, tmp_path
         "user_id,item_id\n" + "".join(f"{u},{i}\n" for u in range(4) for i in range(u, u + 5))
     )
     with pytest.raises(run.RunError, match=r"another schema.*field candidate.category: .*absent"):
-        evaluate_run(folder, dataset=events.load(log))
+        evaluate_run(folder, data=events.load(log))
     # A file is read by the run's own declaration: it lacks these before it can differ.
     with pytest.raises(DataError, match=r"declared columns 'user_segment', .*'price' missing"):
-        evaluate_run(folder, source=f"events:{log}")
+        evaluate_run(folder, data=f"events:{log}")
 
 
 def test_a_message_shows_the_first_of_many_differences(reference):

@@ -38,7 +38,6 @@ def _faults(block: dict[str, Any], whose: str) -> Iterator[str]:
             ratio, positives = one["calibration"], one["positives"]
             if ratio is None or positives < _FEWEST:
                 continue
-            if ratio == 0 or abs(math.log(ratio)) > math.log(_RATIO) + _DEVIATIONS / math.sqrt(
-                positives
-            ):
+            limit = math.log(_RATIO) + _DEVIATIONS / math.sqrt(positives)
+            if ratio == 0 or abs(math.log(ratio)) > limit:
                 yield f"{whose}{name} = {label} predicts {ratio:.2f} times its positives"

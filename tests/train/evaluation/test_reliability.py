@@ -58,6 +58,10 @@ def test_the_picture_shows_each_logit_before_and_after(tmp_path, figures):
     drawn = [line.get_xydata() for line in lines]
     np.testing.assert_allclose(drawn[0], np.stack([before.predicted, before.observed], axis=1))
     np.testing.assert_allclose(drawn[1], np.stack([after.predicted, after.observed], axis=1))
+    bars = [container.lines[2][0].get_segments() for container in upper[0].containers]
+    lengths = [[bar[1, 1] - bar[0, 1] for bar in bars_of] for bars_of in bars]
+    np.testing.assert_allclose(lengths[0], 4 * before.deviation)
+    np.testing.assert_allclose(lengths[1], 4 * after.deviation)
     texts = [text.get_text() for text in upper[0].get_legend().get_texts()]
     assert texts == [
         f"as scored: error {before.error:.4f}, by chance {before.noise:.4f}",
@@ -65,6 +69,7 @@ def test_the_picture_shows_each_logit_before_and_after(tmp_path, figures):
     ]
     shares = [patch.get_data().values for patch in lower[0].patches]
     np.testing.assert_allclose(shares, [before.spread, after.spread])
+    assert [patch.get_fill() for patch in lower[0].patches] == [True, False]
 
 
 def test_no_examples_no_picture(tmp_path):
