@@ -28,7 +28,7 @@ from .train.settings import DataSettings
 from .zoo.batch import served
 from .zoo.calibration import Calibration
 from .zoo.contract import Model, Variables
-from .zoo.features import Schema, encode, require_rows
+from .zoo.features import RequestEncoder, Schema, require_rows
 
 if TYPE_CHECKING:
     from .export.artifact import Artifact
@@ -282,12 +282,15 @@ class Run:
 
     def encode(self, records: Any, *, unknown: str = "error") -> dict[str, Any]:
         """The batch of raw request records; see `zoo.features.encode`."""
-        saved = self._trained.saved
-        history = saved.settings.history
-        batch = encode(records, self.schema, saved.row_maps, history=history, unknown=unknown)
-        if not saved.has_clock:  # The model never saw an age.
+        batch = self._encoder(records, unknown=unknown)
+        if not self._trained.saved.has_clock:  # The model never saw an age.
             del batch["history_age"]
-        return grown(batch, {"L": history})
+        return grown(batch, {"L": self._trained.saved.settings.history})
+
+    @functools.cached_property
+    def _encoder(self) -> RequestEncoder:
+        saved = self._trained.saved
+        return RequestEncoder(self.schema, saved.row_maps, history=saved.settings.history)
 
     def outputs(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Of a batch of whole-table rows: "logit" and "tasks", or "order"."""

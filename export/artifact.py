@@ -19,6 +19,7 @@ no training code is loaded. Every file is checked against the manifest before it
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
@@ -36,10 +37,10 @@ from ..zoo.features import (
     ROLES,
     HashedRows,
     KnownRows,
+    RequestEncoder,
     Role,
     RowMap,
     Schema,
-    encode,
     require_batch,
     require_rows,
 )
@@ -83,13 +84,11 @@ class Artifact:
 
     def encode(self, records: Any, *, unknown: str = "error") -> dict[str, Any]:
         """The batch of raw request records; see `zoo.features.encode`."""
-        return encode(
-            records,
-            self.schema,
-            self.row_maps,
-            history=self.manifest["history"],
-            unknown=unknown,
-        )
+        return self._encoder(records, unknown=unknown)
+
+    @functools.cached_property
+    def _encoder(self) -> RequestEncoder:
+        return RequestEncoder(self.schema, self.row_maps, history=self.manifest["history"])
 
     def predict(self, records: Any, *, unknown: str = "error") -> list[dict[str, np.ndarray]]:
         """Calibrated probabilities {task: (candidates,)} of each record; see `answers.predict`."""

@@ -69,15 +69,19 @@ def check_values(fitted: dict[str, Any], sizes: dict[str, int]) -> None:
 
 
 def grown(batch: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
-    """Padding behind what each array of a batch holds, up to sizes by the axes of `zoo.batch`."""
+    """Zeros behind what each array of a batch holds, up to sizes by the axes of `zoo.batch`."""
 
     def grow(axes: str, value: Any) -> Any:
         if isinstance(value, dict):
             return {name: grow(axes, one) for name, one in value.items()}
         value = np.asarray(value)
-        missing = [(0, 0)] * value.ndim
-        for at, axis in enumerate(axes[: value.ndim]):
-            missing[at] = (0, max(0, sizes.get(axis, 0) - value.shape[at]))
-        return np.pad(value, missing) if any(more for _, more in missing) else value
+        has, wanted = value.shape, list(value.shape)
+        for at, axis in enumerate(axes[: len(has)]):
+            wanted[at] = max(has[at], sizes.get(axis, 0))
+        if tuple(wanted) == has:
+            return value
+        found = np.zeros(wanted, value.dtype)
+        found[tuple(map(slice, has))] = value
+        return found
 
     return {name: grow(part_of(name).axes, value) for name, value in batch.items()}

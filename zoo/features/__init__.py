@@ -5,6 +5,7 @@ from .check import require_rows as require_rows
 from .example import example_batch as example_batch
 from .record import encode as encode
 from .record import record_type as record_type
+from .request_encoder import RequestEncoder as RequestEncoder
 from .row_map import HashedRows as HashedRows
 from .row_map import KnownRows as KnownRows
 from .row_map import RowMap as RowMap
