@@ -19,6 +19,7 @@ SUITES = (
     "last",
     "fields",
     "search",
+    "serving",
     "gpu",
 )
 

@@ -12,9 +12,10 @@ import numpy as np
 
 from . import transforms
 from .cross import add_crosses
-from .record import encode, rows_of
+from .record import encode
 from .row_map import RowMap
 from .schema import PADDING_ROW, UNSEEN_ROW, Field, Role, Schema
+from .signature import signatures
 
 _REMEMBERED = 1_000_000
 """Values per table; then what is remembered is forgotten."""
@@ -150,18 +151,16 @@ class RequestEncoder:
         return np.array(found, np.int32)
 
     def _learn(self, field: Field, rows: dict[Any, int], values: list[Any]) -> None:
-        import pyarrow as pa
-
         if len(rows) > _REMEMBERED:
             rows.clear()
             rows[None] = PADDING_ROW
         new = [value for value in dict.fromkeys(values) if value not in rows]
+        kind = np.int64 if field.value == "int" else object
         try:
-            column = pa.array(new, pa.int64() if field.value == "int" else pa.string())
-        except (pa.ArrowException, OverflowError) as error:
+            signed = signatures(field.table_name, np.array(new, kind))
+        except (OverflowError, UnicodeEncodeError) as error:
             raise _Unusual from error
-        of_new = rows_of(field.table_name, column, self._row_maps)
-        rows.update(zip(new, of_new.tolist(), strict=True))
+        rows.update(zip(new, self._row_maps[field.table_name](signed).tolist(), strict=True))
 
 
 class _Places:

@@ -157,6 +157,7 @@ ODD = (
     [{"context": [1]}],
     ["record"],
     [{"user": {"city": 3}}],
+    [{"user": {"city": "\ud800"}}],
 )
 
 
