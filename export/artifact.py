@@ -10,6 +10,7 @@
 This module needs JAX, NumPy and `recjax.zoo.features`, and pyarrow for `encode` alone; no model and
 no training code is loaded. Every file is checked against the manifest before it is used.
 
+    README.md         for people: what a request holds, and how it is read
     manifest.json     model, schema and its hash, shapes of the inputs, versions, checksums
     <name>.program    `jax.export`'s serialised StableHLO: `apply`; for retrieval models also
                       `user_vectors` and `item_vectors`

@@ -32,6 +32,7 @@ from ..zoo.contract import Generator, Model, Retriever
 from ..zoo.features import Schema, example_batch
 from ..zoo.rerank import GENERATORS, last
 from .artifact import MANIFEST, SIZES, TRITON, ArtifactError, checksum, load, platform
+from .describe import readme
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _AGREE = 1e-5
@@ -160,6 +161,7 @@ def export_run(
             "sizes": sizes,
             "programs": sorted(programs),
             "inputs": {name: sorted(one.inputs) for name, one in programs.items()},
+            "tasks": sorted(expected.get("tasks", {}), key=config.schema.tasks.index),
             "outputs": {"apply": sorted(n for n, x in expected.items() if x is not None)},
             "platforms": list(platforms),
             "needs": ["jax_triton"] if any(kernels for _, kernels in written.values()) else [],
@@ -178,6 +180,8 @@ def export_run(
                 "worth": worth,
             }
         run.write_json(aside / MANIFEST, manifest)
+        text = readme(out.name, manifest, config.schema, saved.row_maps)
+        (aside / "README.md").write_text(text)
         difference = _difference(aside, example, expected, platforms)
         if difference is not None and not difference <= _AGREE:
             raise ArtifactError(f"The exported {saved.model} differs from it by {difference:.3g}.")
