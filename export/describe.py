@@ -25,9 +25,9 @@ One JSON object; what is left out counts as unknown.
 {rows}
 
 `context.time` and `user.history[].time` are whole seconds since 1970; the oldest event of a history
-comes first. A table finds the row of a value by its 64-bit signature: `rows/<table>.npy` holds the sorted
-signatures of the values that training knew, which have rows 2, 3, ... in this order; row 0 is
-nothing, row 1 any other value. A hashed table knows every value, and several may share a row.
+comes first. A table finds the row of a value by its 64-bit signature: `rows/<table>.npy` holds the
+sorted signatures of the values that training knew, which have rows 2, 3, ... in this order; row 0
+is nothing, row 1 any other value. A hashed table knows every value, and several may share a row.
 Transforms of numbers are written as in `recjax.zoo.features.transforms`, first to last.
 
 ## Serving

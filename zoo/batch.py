@@ -3,9 +3,10 @@
 A batch is a dict nested by role. `PARTS` has every part with its first axes:
 
     B requests    L history events    C candidates    G groups of K retrieved events
-    S shared negatives                O objectives    M slots of a slate
+    S shared negatives                O objectives    M slots of a slate    P pulled rows
 
-A part of fields is a dict {field: array}; of tasks {task: array}; the others are arrays. int32 is a
+A part of fields is a dict {field: array}; of tasks {task: array}, of tables {table: array}; the
+others are arrays. int32 is a
 row id and float32 a dense number; one more trailing axis makes a bag or a dense vector. Row 0 is
 padding and reads as zeros. Valid events stand oldest first; a mask may have holes.
 
@@ -24,12 +25,12 @@ class Part(NamedTuple):
     Attributes:
       axes: its first axes, as in the module's legend.
       holds: the role whose fields it holds; "item" for those that stand both in history and in
-        candidate; "task"; "" if it is an array.
+        candidate; "task"; "table"; "" if it is an array.
       for_loss: whether only a loss reads it, so that it is absent when serving.
     """
 
     axes: str
-    holds: Literal["user", "context", "history", "candidate", "item", "task", ""] = ""
+    holds: Literal["user", "context", "history", "candidate", "item", "task", "table", ""] = ""
     for_loss: bool = False
 
 
@@ -60,6 +61,8 @@ PARTS: dict[str, Part] = {
     "candidate_log_q": Part("BC", for_loss=True),
     # How much each objective counts for the request.
     "preference": Part("BO"),
+    # {table: (P, 0)}: ids are positions in pulled tables of so many rows, not rows of whole ones.
+    "pulled": Part("P", "table", for_loss=True),
     # {"order", "advantage"}: what a generator drew, and what each slot of it gained.
     "slate": Part("BM", for_loss=True),
 }

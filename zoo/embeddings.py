@@ -3,7 +3,7 @@
 Shapes: `B` requests, `L` history events, `C` candidates, `D` width of a behaviour.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any, Literal, NamedTuple
@@ -119,6 +119,20 @@ def read_tables(module: nn.Module, schema: Schema) -> dict[str, Float[Array, "ro
     return {t.name: module.variable("tables", t.name, fresh, t).value for t in schema.tables}
 
 
+def require_own_ids(tables: Mapping[str, Float[Array, "rows dim"]], batch: Batch) -> None:
+    """Raises ValueError if ids that are positions in pulled tables would be looked up in others.
+
+    A batch of training says how many rows it pulls (`zoo.batch`); whole tables have another number.
+    """
+    for name, rows in batch.get("pulled", {}).items():
+        if name in tables and tables[name].shape[0] != rows.shape[0]:
+            raise ValueError(
+                f"The ids of this batch are positions in a pulled table {name!r} of "
+                f"{rows.shape[0]} rows, but the variables hold one of {tables[name].shape[0]}: "
+                "pull the batch's rows (train.tables.pull), or take an evaluation batch."
+            )
+
+
 def as_arrays(batch: Batch, schema: Schema | None = None, roles: Sequence[Role] = ROLES) -> Batch:
     """The batch as JAX arrays; pipelines and records deliver NumPy's.
 
@@ -174,8 +188,12 @@ class Embedded(NamedTuple):
 
 
 def embed(tables: dict[str, Float[Array, "rows dim"]], schema: Schema, batch: Batch) -> Embedded:
-    """Looks up every field of the batch. Raises ValueError if it lacks one of the schema's."""
+    """Looks up every field of the batch.
+
+    Raises ValueError if it lacks one of the schema's, or its ids are those of other tables.
+    """
     require_batch(schema, batch)
+    require_own_ids(tables, batch)
     size = batch["candidate_mask"].shape[0]
     lead = {
         "user": (size,),

@@ -39,6 +39,7 @@ from .embeddings import (
     pool,
     read_tables,
     require_drawn,
+    require_own_ids,
 )
 from .features import Schema
 from .layers.retrieval import (
@@ -139,7 +140,8 @@ class Item2Vec(nn.Module):
     def setup(self):
         """Declares the tables."""
         config = self.config
-        table = read_tables(self, config.own_schema)[identity_field(config.schema).table_name]
+        self.tables = read_tables(self, config.own_schema)
+        table = self.tables[identity_field(config.schema).table_name]
         self.rows = functools.partial(lookup, table)
 
     def __call__(self, batch: Batch) -> Output:
@@ -151,6 +153,7 @@ class Item2Vec(nn.Module):
     def user_vectors(self, batch: Batch) -> tuple[Float[Array, "B 1 D"], Bool[Array, "B 1"]]:
         """The mean u of each history, of length 1."""
         batch = as_arrays(batch, identity_schema(self.config.schema), ("history",))
+        require_own_ids(self.tables, batch)
         u, _ = self._vectors(batch["history"])
         user = unit(pool(u, batch["history_mask"], "mean"))
         return user[:, None], jnp.ones((user.shape[0], 1), bool)
@@ -164,6 +167,7 @@ class Item2Vec(nn.Module):
     ) -> tuple[Float[Array, "B C"], Float[Array, "B C"], Float[Array, "B C"]]:
         """Of each candidate: the loss of its pairs, of the noise per draw, and how many pairs."""
         context = newest(batch["history_mask"], self.config.window)
+        require_own_ids(self.tables, batch)
         u, _ = self._vectors(batch["candidate"])
         (_, v), (_, noise) = self._vectors(batch["history"]), self._vectors(batch["sampled"])
         pair = nn.softplus(-jnp.einsum("bcd,bld->bcl", u, v))

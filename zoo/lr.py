@@ -34,7 +34,15 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .batch import Batch
 from .checks import require_choices
 from .contract import Aux, Output, Requirements, Variables
-from .embeddings import Pooling, as_arrays, embed_field, init_variables, pool, read_tables
+from .embeddings import (
+    Pooling,
+    as_arrays,
+    embed_field,
+    init_variables,
+    pool,
+    read_tables,
+    require_own_ids,
+)
 from .features import Schema
 from .layers.losses import ranking_loss
 
@@ -133,6 +141,7 @@ class Linear(nn.Module):
         self, tables: dict[str, Float[Array, "rows K"]], batch: Batch
     ) -> dict[str, Float[Array, "B _ K"]]:
         """{"role.field": (B, C, K) for candidates, (B, 1, K) for what a request has once}."""
+        require_own_ids(tables, batch)
         terms = {}
         for field in self.schema.fields:
             value = embed_field(tables, field, batch[field.role][field.name])

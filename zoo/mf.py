@@ -38,6 +38,7 @@ from .embeddings import (
     masked_sum,
     read_tables,
     require_drawn,
+    require_own_ids,
 )
 from .features import Schema
 from .layers.retrieval import (
@@ -136,7 +137,8 @@ class MF(nn.Module):
     def setup(self):
         """Declares the tables."""
         config = self.config
-        table = read_tables(self, config.own_schema)[identity_field(config.schema).table_name]
+        self.tables = read_tables(self, config.own_schema)
+        table = self.tables[identity_field(config.schema).table_name]
         self.rows = functools.partial(lookup, table)
 
     def __call__(self, batch: Batch) -> Output:
@@ -148,6 +150,7 @@ class MF(nn.Module):
     def user_vectors(self, batch: Batch) -> tuple[Float[Array, "B 1 E"], Bool[Array, "B 1"]]:
         """[n^-alpha sum_j p_j, 1]."""
         batch = as_arrays(batch, identity_schema(self.config.schema), ("history",))
+        require_own_ids(self.tables, batch)
         mask = batch["history_mask"]
         p = self.rows(self._identity(batch["history"]))[..., : self.config.dim]
         count = jnp.maximum(mask.sum(axis=1, keepdims=True, dtype=jnp.float32), 1.0)

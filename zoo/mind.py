@@ -45,6 +45,7 @@ from .embeddings import (
     init_variables,
     read_tables,
     require_drawn,
+    require_own_ids,
 )
 from .features import Field, Schema
 from .layers.retrieval import (
@@ -173,7 +174,8 @@ class MIND(nn.Module):
     def setup(self):
         """Declares tables and layers."""
         config, schema = self.config, self.config.schema
-        self.embed = functools.partial(embed_field, read_tables(self, config.own_schema))
+        self.tables = read_tables(self, config.own_schema)
+        self.embed = functools.partial(embed_field, dict(self.tables))
         names = {field.name for field in schema.item_fields}
         self.event_fields = [f for f in schema.role("history") if f.name not in names]
         # As small as fresh rows, with which they are averaged.
@@ -217,6 +219,7 @@ class MIND(nn.Module):
         """Routes the history into interests and joins each with the profile."""
         config = self.config
         batch = as_arrays(batch, config.schema, ("user", "context", "history"))
+        require_own_ids(self.tables, batch)
         batch = compact(batch, at_end=True)
         mask = batch["history_mask"]
         events = self.item_vectors(batch["history"])

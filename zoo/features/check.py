@@ -14,7 +14,7 @@ from .schema import ROLES, Field, Role, Schema
 _LIKE: dict[str, Role] = {
     name: cast(Role, "candidate" if part.holds == "item" else part.holds)
     for name, part in PARTS.items()
-    if part.holds not in (name, "task", "")
+    if part.holds not in (name, "task", "table", "")
 }
 _AXES = {
     name: f"({', '.join(part.axes)}{',' * (len(part.axes) == 1)})" for name, part in PARTS.items()
@@ -70,8 +70,14 @@ def _require_array(name: str, field: Field, value: Any, lead: tuple[Any, ...] | 
 def require_rows(schema: Schema, batch: dict[str, Any], roles: Sequence[Role] = ROLES) -> None:
     """Raises ValueError if an id or a bag of a whole-table batch is no row of its table.
 
-    What is being traced cannot be looked at, and what the batch lacks is not asked for.
+    So are those of a batch of training, which are positions among the rows that it pulls. What is
+    being traced cannot be looked at, and what the batch lacks is not asked for.
     """
+    if "pulled" in batch:
+        raise ValueError(
+            "The ids of this batch are positions among the rows that it pulls, not rows of whole "
+            "tables: take an evaluation batch."
+        )
     fields_of: dict[str, Role] = {role: role for role in roles}
     fields_of |= {role: like for role, like in _LIKE.items() if like in roles}
     for role, like in fields_of.items():

@@ -97,6 +97,10 @@ def pulled_batch(
         if column.field.kind != "dense":
             value = renamed[column.field.table_name][column.source]
         batch[column.role][column.field.name] = column.full(value)
+    # Sizes alone: nothing to carry.
+    batch["pulled"] = {
+        name: np.zeros((len(rows), 0), np.int8) for name, rows in pulled.rows.items()
+    }
     return Step(batch, pulled)
 
 

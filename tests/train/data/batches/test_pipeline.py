@@ -22,6 +22,10 @@ def batches_of(dataset=DATASET, **options):
 def unpulled(step, schema=DATASET.schema):
     """The batch with the table's own row ids again."""
     batch = dict(step.batch)
+    sizes = {name: len(rows) for name, rows in step.pulled.rows.items()}
+    assert {name: x.shape for name, x in batch.pop("pulled").items()} == {
+        name: (size, 0) for name, size in sizes.items()
+    }
     for role in ROLES:
         batch[role] = {
             field.name: batch[role][field.name]
