@@ -26,7 +26,7 @@ def read_records(where: Path | str) -> Any:
 
         return pyarrow.parquet.read_table(path)
     try:
-        return _of_text(str(path), content.decode())
+        return _of_text(str(path), content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: neither JSON nor Parquet.") from error
 
@@ -38,7 +38,7 @@ def _of_text(where: str, text: str) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             raise ValueError(f"{where}: cannot be read as JSON: {error}.") from error
     found = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # Text may hold other ends of lines.
         if line.strip():
             try:
                 found.append(json.loads(line))
