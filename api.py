@@ -297,10 +297,7 @@ class Run:
         batch = served({**batch, **even_preferences(self.module, self.config, count)})
         needs = self.module.requirements(self.config)
         if needs.retrieved and "retrieved" not in batch:
-            raise ValueError(
-                f"{self.name} reads events that an index retrieves from the whole past, which a "
-                "request record does not hold."
-            )
+            raise ValueError(answers.NO_INDEX.format(self.name))
         require_rows(self.schema, batch)
         return self._apply(self.variables, batch)
 

@@ -14,6 +14,10 @@ from .inputs import grown
 
 _AT_ONCE = 2**16
 """Candidates that are scored in one call; more are split by requests."""
+NO_INDEX = (
+    "{} reads events that an index retrieves from the whole past, which a request record does not "
+    "hold."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +149,8 @@ def _scored(model: Answering, records: Any, unknown: str) -> list[_Scored]:
     batch = model.encode(records, unknown=unknown)
     mask = batch["candidate_mask"]
     count, width = mask.shape
+    if not count:
+        return []
     if not isinstance(records, list | tuple):
         records = records.select(["items"]).to_pylist()
     at_once = max(1, _AT_ONCE // max(1, width))

@@ -122,6 +122,8 @@ class Artifact:
         if "preference" in program.inputs and "preference" not in batch:
             shape = len(batch["candidate_mask"]), program.inputs["preference"].shape[1]
             batch = {**batch, "preference": np.full(shape, 1 / shape[1], np.float32)}
+        if "retrieved" in program.inputs and "retrieved" not in batch:
+            raise ArtifactError(answers.NO_INDEX.format(self.name))
         if "order" in self._outputs:
             return {"order": self.slate(batch)}
         found = program.call(self._variables, self._fit(program, batch, None))
