@@ -1,4 +1,4 @@
-"""Answers to raw requests: those of the metrics, whatever the numbers of requests and candidates."""
+"""Answers to raw requests: those of the metrics, however many requests and candidates come."""
 
 import copy
 import json
@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 import recjax
-from recjax.export import answers, artifact as artifacts
+from recjax.export import answers
+from recjax.export import artifact as artifacts
 from recjax.export.artifact import ArtifactError
 from recjax.train import launch
 from recjax.train.evaluation import scoring
@@ -156,9 +157,7 @@ def test_unknown_keys(model, records):
 def test_numbers_on_every_rung(model, data):
     """1 to 19 requests of up to 40 candidates: the answers of each alone."""
     items = [item for record in data.examples for item in record["items"]]
-    records = [
-        {**data.examples[at % 10], "items": items[at : at + 1 + 2 * at]} for at in range(19)
-    ]
+    records = [{**data.examples[at % 10], "items": items[at : at + 1 + 2 * at]} for at in range(19)]
     alone = [model.predict([record])[0] for record in records]
     close(model.predict(records), alone)
     close(model.predict(records[8:13]), alone[8:13])
