@@ -143,7 +143,8 @@ def test_values_that_json_does_not_know(folders, tmp_path, capsys):
     [
         (lines(RECORDS[:1]) + "\n{oops}\n", "line 3 is no JSON"),
         ("[{]", "cannot be read as JSON"),
-        (lines(RECORDS) + "3\n", "must be a dict, got int"),
+        (lines(RECORDS) + "3\n", "line 5 must be an object, got 3"),
+        ("[{}, [1]]", "record 2 must be an object, got [1]"),
         (b"\xff\xfe\x00", "neither JSON nor Parquet"),
         (b"PAR1 and nothing else", "records"),
         (None, "no such file"),
