@@ -13,6 +13,7 @@ are imported when they are first used: `import recjax` loads no model and no acc
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ __all__ = ["Dataset", "Recommendation", "Run", "load", "read", "train"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(".api", __name__), name)
+    api = importlib.import_module(".api", __name__)
+    # Of the package `train`, which can be called, and the function there is one name.
+    return sys.modules[f"{__name__}.train"] if name == "train" else getattr(api, name)
 
 
 def __dir__() -> list[str]:

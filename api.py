@@ -22,8 +22,10 @@ from .train.data.dataset import Dataset as Dataset
 from .train.data.declaration.columns import Columns
 from .train.data.files import InMemory
 from .train.data.files.lines import OnBadRow
+from .train.data.protocol import Protocol
 from .train.evaluation.scoring import even_preferences
 from .train.options import Options, split
+from .train.run import load_config
 from .train.settings import DataSettings
 from .zoo.batch import served
 from .zoo.calibration import Calibration
@@ -75,10 +77,10 @@ def read(
       >>> data.facts["users"], data.facts["items"], len(data.test)
       (9, 11, 9)
     """
-    asked, of_training = split(DataSettings, options or {})
+    asked, of_training = split(Protocol, options or {})
     if of_training:
         raise ValueError(f"{next(iter(of_training))} is an option of training: give it to train.")
-    more: dict[str, Any] = {} if like is None else _trained(like).saved.reading()
+    more: dict[str, Any] = {} if like is None else load_config(Path(_folder(like))).reading()
     if columns is not None:
         more["columns"] = columns
     found = _data(data, kind)
@@ -298,10 +300,7 @@ class Run:
         batch = served({**batch, **even_preferences(self.module, self.config, count)})
         needs = self.module.requirements(self.config)
         if needs.retrieved and "retrieved" not in batch:
-            raise ValueError(
-                f"{self.name} reads events that an index retrieves from the whole past, which a "
-                "request record does not hold."
-            )
+            raise ValueError(answers.NO_INDEX.format(self.name))
         require_rows(self.schema, batch)
         return self._apply(self.variables, batch)
 
@@ -311,7 +310,10 @@ class Run:
 
     def sizes(self, requests: int, candidates: int) -> tuple[int, int]:
         """Sizes in which so many are computed."""
-        return answers.rung(requests), answers.rung(candidates, smallest=8)
+        width = answers.rung(candidates, smallest=8)
+        if self.kind == "evaluator":  # It has no more slots than that.
+            width = max(candidates, min(width, self.config.slots))
+        return answers.rung(requests), width
 
     @functools.cached_property
     def _apply(self) -> Callable[[Variables, dict[str, Any]], dict[str, Any]]:
@@ -335,7 +337,3 @@ def _data(data: Any, kind: str) -> reading.Data | None:
 
 def _folder(run: "Folder") -> Path | str:
     return run.folder if isinstance(run, Run) else run
-
-
-def _trained(run: "Folder") -> launch.Trained:
-    return run._trained if isinstance(run, Run) else launch.load_run(run)

@@ -288,7 +288,7 @@ def _recommend(options: argparse.Namespace) -> None:
         found = [dataclasses.asdict(one) for one in best]
         for one in found:
             one["score"] = None if one["score"] != one["score"] else one["score"]
-        print(json.dumps(found))
+        print(json.dumps(found, default=str))  # Parquet holds dates, too.
 
 
 def _answering(folder: str) -> Any:

@@ -44,7 +44,7 @@ class HelpWithOptions(argparse.Action):
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any
     ) -> None:
         """Prints and ends."""
-        parser.print_help()
+        known: list[Any] = []
         if namespace.model is not None:
             from .train.defaults import options_with_defaults
 
@@ -52,6 +52,8 @@ class HelpWithOptions(argparse.Action):
                 known = options_with_defaults(namespace.model)
             except ValueError as error:
                 parser.error(str(error))
+        parser.print_help()
+        if known:
             for of in ("model", "training"):
                 print(f"\noptions of the {of} (--set KEY=VALUE):")
                 for option in (one for one in known if one.of == of):

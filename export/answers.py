@@ -14,6 +14,10 @@ from .inputs import grown
 
 _AT_ONCE = 2**16
 """Candidates that are scored in one call; more are split by requests."""
+NO_INDEX = (
+    "{} reads events that an index retrieves from the whole past, which a request record does not "
+    "hold."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +149,13 @@ def _scored(model: Answering, records: Any, unknown: str) -> list[_Scored]:
     batch = model.encode(records, unknown=unknown)
     mask = batch["candidate_mask"]
     count, width = mask.shape
+    if not count:
+        return []
     if not isinstance(records, list | tuple):
         records = records.select(["items"]).to_pylist()
     at_once = max(1, _AT_ONCE // max(1, width))
+    # A program of a fixed number of requests takes no more of them.
+    at_once = min(at_once, model.sizes(at_once, width)[0])
     found = []
     for start in range(0, count, at_once):
         part = {name: _rows(value, start, start + at_once) for name, value in batch.items()}
@@ -164,14 +172,12 @@ def _scored(model: Answering, records: Any, unknown: str) -> list[_Scored]:
 
 def warm_up(model: Answering, *, requests: int = 1, candidates: int = 100) -> None:
     """Compiles what every number of requests and candidates up to these needs."""
-    for count in rungs(requests):
-        for width in rungs(candidates, smallest=8):
-            items: list[dict[str, Any]] = [{}] * width
-            record = {"context": {}, "user": {"history": []}, "items": items}
-            batch = model.encode([record] * count)
-            sizes = model.sizes(count, width)
-            outputs = model.outputs(grown(batch, dict(zip("BC", sizes, strict=True))))
-            _numpy(next(iter(outputs.values())))
+    counts, widths = rungs(requests), rungs(candidates, smallest=8)
+    # Of a model of fixed sizes they are one and the same.
+    for count, width in sorted({model.sizes(count, width) for count in counts for width in widths}):
+        record = {"context": {}, "user": {"history": []}, "items": [{}] * width}
+        outputs = model.outputs(model.encode([record] * count))
+        _numpy(next(iter(outputs.values())))
 
 
 def rung(count: int, *, smallest: int = 1) -> int:

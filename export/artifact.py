@@ -118,9 +118,14 @@ class Artifact:
 
     def outputs(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Of a batch of whole-table rows: "logit" and "tasks", or "order"."""
+        program = self._programs["apply"]
+        if "preference" in program.inputs and "preference" not in batch:
+            shape = len(batch["candidate_mask"]), program.inputs["preference"].shape[1]
+            batch = {**batch, "preference": np.full(shape, 1 / shape[1], np.float32)}
+        if "retrieved" in program.inputs and "retrieved" not in batch:
+            raise ArtifactError(answers.NO_INDEX.format(self.name))
         if "order" in self._outputs:
             return {"order": self.slate(batch)}
-        program = self._programs["apply"]
         found = program.call(self._variables, self._fit(program, batch, None))
         requests, candidates = np.shape(batch["candidate_mask"])
         # Slices of device arrays would be programs of their own.

@@ -26,7 +26,7 @@ def read_records(where: Path | str) -> Any:
 
         return pyarrow.parquet.read_table(path)
     try:
-        return _of_text(str(path), content.decode())
+        return _of_text(str(path), content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: neither JSON nor Parquet.") from error
 
@@ -34,14 +34,23 @@ def read_records(where: Path | str) -> Any:
 def _of_text(where: str, text: str) -> list[dict[str, Any]]:
     if text.lstrip().startswith("["):
         try:
-            return json.loads(text)
+            found = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"{where}: cannot be read as JSON: {error}.") from error
+        for number, record in enumerate(found, 1):
+            _require_record(f"{where}: record {number}", record)
+        return found
     found = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # Text may hold other ends of lines.
         if line.strip():
             try:
                 found.append(json.loads(line))
             except json.JSONDecodeError as error:
                 raise ValueError(f"{where}: line {number} is no JSON: {error.msg}.") from error
+            _require_record(f"{where}: line {number}", found[-1])
     return found
+
+
+def _require_record(where: str, record: Any) -> None:
+    if not isinstance(record, dict):
+        raise ValueError(f"{where} must be an object, got {record!r:.60}.")

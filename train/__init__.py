@@ -3,6 +3,7 @@
 The package can be called: `recjax.train("din", data)` is `recjax.api.train`, whose name it has.
 """
 
+import inspect
 import sys
 import types
 from typing import Any
@@ -16,6 +17,13 @@ class _Package(types.ModuleType):
         from ..api import train
 
         return train(*arguments, **options)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """What it is called with, for `help` and editors."""
+        from ..api import train
+
+        return inspect.signature(train)
 
 
 sys.modules[__name__].__class__ = _Package

@@ -43,9 +43,13 @@ MODEL_SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def settings(model: str, **chosen: Any) -> Settings:
-    """The settings for a model of the zoo, but for what is `chosen`."""
-    return Settings(**{**MODEL_SETTINGS.get(model, {}), **chosen})
+def settings(name: str, model: Model | None = None, **chosen: Any) -> Settings:
+    """The settings for a model of the zoo, but for what is `chosen`.
+
+    `model` is the module of that name, the zoo's by default; others have no settings of their own.
+    """
+    of_zoo = model is None or ALL.get(name) is model
+    return Settings(**{**(MODEL_SETTINGS.get(name, {}) if of_zoo else {}), **chosen})
 
 
 def model_options(name: str, model: Model) -> dict[str, Any]:

@@ -41,7 +41,7 @@ _RESUME = "choose another folder, or --resume its run"
 def default_source(model: str | Model) -> str:
     """The built-in world that a model is for."""
     name, module = named(model)
-    if name in MODELS or module.KIND in ("ranking", "retrieval"):
+    if MODELS.get(name) is module or module.KIND in ("ranking", "retrieval"):
         return "market"
     return "slates" if module.KIND == "evaluator" else "candidates"
 
@@ -137,7 +137,7 @@ def train(
     if data is None:
         data = default_source(model)
     of_model, of_training = split(module.Config, options or {})
-    chosen = defaults.settings(name, **of_training)
+    chosen = defaults.settings(name, module, **of_training)
     if isinstance(data, Dataset):
         chosen = as_read(data, chosen, of_training)
     if module.KIND == "retrieval" and (chosen.statistics or chosen.crosses):
@@ -216,17 +216,18 @@ def load_run(folder: Path | str, model: str | Model | None = None) -> Trained:
     """
     folder = Path(folder)
     saved = run.load_config(folder)
-    if model is None:
-        known = ALL.get(saved.model)
-        if known is None or saved.module not in (None, run.module_of(known)):
-            raise run.RunError(
-                f"{folder}: model {saved.model!r} is not one of {', '.join(ALL)}: give its module."
-            )
-        module = known
-    else:
-        name, module = named(model)
-        if name != saved.model:
-            raise run.RunError(f"{folder} is a run of {saved.model!r}, not of {name!r}.")
+    known = ALL.get(saved.model)
+    of_zoo = known is not None and saved.module in (None, run.module_of(known))
+    name, module = named(model) if model is not None else (saved.model, known)
+    if name != saved.model:
+        raise run.RunError(f"{folder} is a run of {saved.model!r}, not of {name!r}.")
+    if module is None or (module is known and not of_zoo):
+        raise run.RunError(
+            f"{folder}: model {saved.model!r} ({saved.module}) is not one of {', '.join(ALL)}: "
+            "give its module."
+        )
+    if of_zoo and module is not known:
+        raise run.RunError(f"{folder} is a run of the zoo's {name!r}, not of {model!r:.60}.")
     config = saved.config(module)
     like = jax.eval_shape(lambda key: module.init(key, config), jax.random.key(0))
     _, variables, _ = checkpoints.restore(folder / "checkpoints" / "best", like)
@@ -288,7 +289,9 @@ def evaluate_run(
     saved = trained.saved
     settings = _for_test(saved.settings, options or {}, where)
     dataset = data
-    if not isinstance(dataset, Dataset):
+    if isinstance(dataset, Dataset):
+        as_read(dataset, settings, options or {})
+    else:
         reading: dict[str, Any] = saved.reading() | {"row_maps": saved.row_maps}
         if columns is not None:
             reading["columns"] = columns
@@ -303,6 +306,11 @@ def evaluate_run(
         raise run.RunError(
             f"The run was trained on events with {has[saved.has_clock]}, {dataset.name} has "
             f"{has[dataset.log.has_clock]}."
+        )
+    if run.outline(dataset.row_maps) != run.outline(saved.row_maps):
+        raise run.RunError(
+            f"{dataset.name} was read with other vocabularies than the run has: give its source, "
+            "or its tables, which are then read with the run's."
         )
     dataset = dataclasses.replace(dataset, schema=saved.schema)
     dataset.check()

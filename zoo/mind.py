@@ -77,7 +77,7 @@ class Config:
       routing_seed: of the same.
       attention: how a candidate weighs interests in training: "hard" takes the best, "soft" is
         softmax(p v.e), "pow" the paper's softmax(sign(v.e) |v.e|^p).
-      power: p.
+      power: p of label-aware attention; the larger, the more the nearest interest counts.
       nearest_draws: whether in training a draw meets its own best interest, as in serving, and not
         the one that the candidate has.
       tower_units: widths of the hidden layers over [interest, profile].

@@ -209,7 +209,7 @@ print([n for n in ours if not n.startswith(("recjax.zoo.features", "recjax.expor
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     slate, others = done.stdout.splitlines()[-2:]
-    assert others == "['recjax.zoo', 'recjax.zoo.batch']"
+    assert others == "['recjax.zoo', 'recjax.zoo.batch', 'recjax.zoo.calibration']"
     expected = artifacts.load(tmp_path / "out").slate(batch)
     assert slate == str(np.asarray(expected).tolist())
 

@@ -1,79 +1,26 @@
 """A model defined outside the package trains, resumes and exports like those of the zoo."""
 
-import dataclasses
 import shutil
-from types import SimpleNamespace
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from own_model import DOT, Config
 from recjax.train import checkpoints
 from recjax.train.data.batches.assembly import whole_batch
 from recjax.train.data.sources import open_source
 from recjax.train.loop import fit
 from recjax.train.settings import Settings
-from recjax.zoo.contract import Model, Output, Requirements
-from recjax.zoo.embeddings import as_arrays, embed, init_variables, masked_sum, read_tables
-from recjax.zoo.features import Schema
-from recjax.zoo.layers.losses import ranking_loss
-
-# --- the model: a dot product of the candidate with the sum of the history, and a bias ---------
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    schema: Schema
-    scale: float = 1.0
-
-
-class Dot(nn.Module):
-    config: Config
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(self, batch, *, train=False):
-        batch, schema = as_arrays(batch), self.config.schema
-        embedded = embed(read_tables(self, schema), schema, batch)
-        interest = masked_sum(embedded.history, batch["history_mask"])
-        bias = self.param("bias", nn.initializers.zeros, ())
-        logit = bias + self.config.scale * jnp.einsum("bcd,bd->bc", embedded.candidate, interest)
-        return Output(logit, {schema.tasks[0]: logit})
-
-
-def loss(variables, config, batch, *, key, axis_name=None):
-    task = config.schema.tasks[0]
-    return ranking_loss(Dot(config, axis_name), variables, batch, task, key)
-
-
-DOT = SimpleNamespace(
-    __name__="dot",
-    KIND="ranking",
-    Config=Config,
-    init=lambda key, config: init_variables(key, Dot(config), config.schema),
-    apply=lambda variables, config, batch: Dot(config).apply(variables, batch),
-    loss=loss,
-    requirements=lambda config: Requirements(),
-)
-
-# -----------------------------------------------------------------------------------------------
+from recjax.zoo.contract import Model
 
 SETTINGS = Settings(epochs=2, batch_size=512, history=16)
 
 
-class Hashable(SimpleNamespace):
-    """A namespace by identity: models are static arguments of jit."""
-
-    __hash__ = object.__hash__
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    model = Hashable(**vars(DOT))
     data = open_source("market:tiny")
-    config = Config(schema=data.schema)
+    model, config = DOT, Config(schema=data.schema)
     folder = tmp_path_factory.mktemp("dot") / "run"
     return model, config, data, folder, fit(model, config, data, SETTINGS, folder, quiet=True)
 

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from ...zoo import MODELS
+from ...zoo.contract import Generator
 from ...zoo.rerank import GENERATORS, RERANKERS
 from ..data.dataset import Dataset
 from ..data.errors import DataError
@@ -30,8 +32,12 @@ _OF_SLATES = {
 
 
 def unlearnt_tasks(model: str, module: Any, tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """The tasks of the data that a model of this name and module makes nothing of."""
-    if module.KIND == "evaluator" or model in GENERATORS:
+    """The tasks of the data that a model of this name and module makes nothing of.
+
+    Nobody knows what a model from outside the zoo makes of them.
+    """
+    ours = {**MODELS, **RERANKERS, **GENERATORS}.get(model) is module
+    if not ours or module.KIND == "evaluator" or model in GENERATORS:
         return ()
     return tasks[2 if model == "esmm" else 1 :]
 
@@ -41,15 +47,15 @@ def require_suitable(model: str, module: Any, dataset: Dataset) -> None:
 
     The message says what the model needs, what the data are, and which sources fit.
     """
-    listwise = model in RERANKERS or model in GENERATORS
-    kind = module.KIND if model in GENERATORS or module.KIND == "evaluator" else None
+    listwise = {**RERANKERS, **GENERATORS}.get(model) is module
+    kind = module.KIND if isinstance(module, Generator) or module.KIND == "evaluator" else None
     if kind in _OF_SLATES and dataset.samples_negatives:
         raise DataError(
             f"Model {model!r} {_OF_SLATES[kind]}, but {dataset.name} holds single events, to which "
             f"negatives are drawn; use {_SLATES}."
         )
     tasks = dataset.schema.tasks
-    if model == "esmm" and len(tasks) < 2:
+    if module is MODELS["esmm"] and len(tasks) < 2:
         remedy = (
             "choose behaviours: --set tasks=view,buy"
             if dataset.samples_negatives

@@ -129,6 +129,8 @@ def encode(
         )
     elif not records.num_rows and not records.column_names:
         records = []  # Arrow knows no columns of an empty list.
+    elif isinstance(records, pa.RecordBatch):
+        records = pa.Table.from_batches([records])
     if isinstance(records, list):
         levels = levels_of(records)
         if unknown == "error":

@@ -54,7 +54,7 @@ class Config:
     Attributes:
       schema: what the batches hold.
       slots: M, length of the slates.
-      units: d.
+      units: width d of the encodings.
       heads: of attention; they share d.
       feed_units: of the feed-forward layer.
       discount: of later slots' advantages.

@@ -404,3 +404,53 @@ def test_masked_candidates_do_not_matter_where_slates_are_short():
     spoilt["candidate"]["price"][0, 0] = np.nan
     for one, other in zip(run(batch), run(spoilt), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def traces(monkeypatch):
+    """Where every tracing of a judge is noted."""
+    seen, whole = [], exploration._judge
+    monkeypatch.setattr(exploration, "_judge", lambda *given: seen.append(1) or whole(*given))
+    return seen
+
+
+def test_equal_configurations_share_a_program(monkeypatch):
+    """Tasks count in numbers that nothing else here uses: these programs are of this test alone."""
+    seen = traces(monkeypatch)
+    worth = (0.37, 0.11)
+    explore = {
+        "parallel": lambda by, batch, **how: last.last_parallel(generator_of(), by, batch, **how),
+        "serial": lambda by, batch, **how: last.last_serial(
+            generator_of(), by, batch, rounds=1, **how
+        ),
+        "best": lambda by, batch, **how: last.best_of(generator_of(), by, batch, 2, seeds=SEEDS),
+    }
+    for name, way in explore.items():
+        seen.clear()
+        first = way(evaluators_of(worth=worth), BATCH)
+        others = [
+            evaluators_of(worth=worth)._replace(variables=tuple(evaluators_of(2).variables[:1])),
+            evaluators_of(worth=worth)._replace(worth=list(worth)),
+            evaluators_of(worth=worth)._replace(worth=np.array(worth)),
+        ]
+        for by in others:
+            again = way(by, requests())
+            np.testing.assert_array_equal(again.order, first.order)
+            np.testing.assert_array_equal(again.score, first.score)
+        assert len(seen) == 1, name
+        other = way(evaluators_of(worth=(0.11, 0.37)), BATCH)
+        assert len(seen) == 2 and (other.score != first.score).any(), name
+    seen.clear()
+    for _ in range(2):
+        explore["parallel"](evaluators_of(worth=worth), BATCH, config=last.Config(steps=(3.0,)))
+    assert len(seen) == 1
+
+
+def test_rows_of_worth_may_be_lists():
+    steered = generator_of(dataclasses.replace(CONFIG, preferences=("clicks", "variety")))
+    batch = {**BATCH, "preference": np.full((4, 2), 0.5, np.float32)}
+    rows = ((1.0, 0.0), (0.0, 1.0))
+    tuples, lists = (
+        last.last_parallel(steered, evaluators_of()._replace(worth=worth), batch)
+        for worth in (rows, [list(row) for row in rows])
+    )
+    np.testing.assert_array_equal(tuples.order, lists.order)
