@@ -22,6 +22,7 @@ from ..train.evaluation import baselines, bootstrap, metrics
 from ..train.evaluation.scoring import exchange_histories, predict
 from ..train.inspection.hit_rates import hit_rates
 from ..train.reading import prepared
+from .countdown import Countdown
 from .process import in_process
 from .results import Row
 
@@ -83,6 +84,7 @@ def compare(cases: list[Case], seeds: int) -> list[Row]:
     ]
     cores = sorted(os.sched_getaffinity(0))
     halves = [cores[: len(cores) // 2], cores[len(cores) // 2 :]] if len(cores) > 1 else [cores]
+    countdown = Countdown(len(jobs), len(halves))
     free = list(halves)  # as many as there are threads, so a pop always finds one
 
     with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(len(halves)) as pool:
@@ -91,7 +93,9 @@ def compare(cases: list[Case], seeds: int) -> list[Row]:
         def work(job: tuple[Case, Method, int]) -> _Outcome:
             mine = free.pop()
             try:
-                return _in_process(*job, mine, scores[job] if job[0].bounds else None)
+                outcome = _in_process(*job, mine, scores[job] if job[0].bounds else None)
+                countdown.done()
+                return outcome
             finally:
                 free.append(mine)
 
