@@ -49,10 +49,11 @@ def show(out: Path | str, cases: list[Case]) -> Path:
         }
         print(f"{case.name}: din - mlp = {auc['din'] - auc['mlp']:+.4f} AUC")
     print(
-        "\nIn the market a user's taste differs from category to category, so it should pay to look\n"
-        "at the part of the history that concerns the candidate. In the control every user has one\n"
-        "taste, the sum of the history says it all, and din must not win. This is one short training\n"
-        f"of each; `recjax bench accuracy` has longer ones, and three seeds. Written to {path}"
+        "\nIn the market a user's taste differs from category to category, so it should pay to\n"
+        "look at the part of the history that concerns the candidate. In the control every user has\n"
+        "one taste, the sum of the history says it all, and din must not win. This is one short\n"
+        "training of each, and the truth is far ahead of both; `recjax bench accuracy` trains\n"
+        f"longer, with three seeds. Written to {path}"
     )
     _ask(folder, cases[0].source)
     return path
@@ -61,7 +62,7 @@ def show(out: Path | str, cases: list[Case]) -> Path:
 def _ask(folder: Path, source: str) -> None:
     """What a user does next, done and shown."""
     print(
-        f"\nThe trained din is in {folder}, for instance to ask for the best three of a request:\n\n"
+        f"\nThe trained din is in {folder}. The best three of a request, for instance:\n\n"
         f'    run = recjax.load("{folder}")\n'
         f'    request = recjax.read("{source}").examples[0]\n'
         "    run.recommend([request], k=3)\n"
@@ -73,7 +74,7 @@ def _ask(folder: Path, source: str) -> None:
         chances = ", ".join(f"{task} {value:.4f}" for task, value in one.probabilities.items())
         print(f"{place} of {of}: item {one.item}, {chances}")
     print(
-        "\nThe same with data of your own (user_id, item_id and, if you have them, timestamp, ...):\n\n"
+        "\nThe same with your own log (user_id, item_id and, if you have it, timestamp):\n\n"
         "    recjax inspect --data events:clicks.csv\n"
         "    recjax train din --data events:clicks.csv --out runs/din\n"
         "    recjax recommend runs/din --records requests.jsonl --k 3"

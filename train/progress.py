@@ -43,7 +43,7 @@ class Progress:
         )
         self._task = self._bar.add_task(title, total=total, completed=done)
         self._clock, self._total, self._done = clock, total, done
-        self._begun = self._shown = (clock(), done)
+        self._shown: tuple[float, int] | None = None
 
     def __enter__(self) -> "Progress":
         self._bar.start()
@@ -73,12 +73,14 @@ class Progress:
         self._console.print(f"{self._title}: {line}", markup=False)
 
     def _say_how_far(self) -> None:
+        if self._shown is None:  # The first step compiles: its time is no speed.
+            self._shown = self._clock(), self._done
+            return
         now, (then, before) = self._clock(), self._shown
         if now - then < _SECONDS or self._done - before < _SHARE * self._total:
             return
         self._shown = now, self._done
-        begun, first = self._begun
-        rate = (self._done - first) / (now - begun)
+        rate = (self._done - before) / (now - then)
         left = in_words((self._total - self._done) / rate)
         self.print(f"{self._done:,} of {self._total:,}, {rate:,.3g} a second, about {left} left")
 
