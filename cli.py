@@ -207,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.set_defaults(command=_export)
 
-    demo = commands.add_parser("demo", help="mlp against din on the built-in world, in minutes")
+    demo = commands.add_parser("demo", help="mlp against din on the built-in world, in two minutes")
     demo.add_argument("--out", default="runs/demo", metavar="DIR")
     demo.set_defaults(command=_demo)
     return parser

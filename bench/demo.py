@@ -50,10 +50,10 @@ def show(out: Path | str, cases: list[Case]) -> Path:
         print(f"{case.name}: din - mlp = {auc['din'] - auc['mlp']:+.4f} AUC")
     print(
         "\nIn the market a user's taste differs from category to category, so it should pay to\n"
-        "look at the part of the history that concerns the candidate. In the control every user has\n"
-        "one taste, the sum of the history says it all, and din must not win. This is one short\n"
-        "training of each, and the truth is far ahead of both; `recjax bench accuracy` trains\n"
-        f"longer, with three seeds. Written to {path}"
+        "look at the part of the history that concerns the candidate. In the control every user\n"
+        "has one taste, the sum of the history says it all, and din must not win. This is one\n"
+        "short training of each, and the truth is far ahead of both; `recjax bench accuracy`\n"
+        f"trains longer, with three seeds. Written to {path}"
     )
     _ask(folder, cases[0].source)
     return path
