@@ -1,5 +1,10 @@
 """Jobs of many trainings say how many, and after the first how long the others will take."""
 
+import json
+import signal
+import subprocess
+import sys
+
 from recjax.bench.countdown import Countdown, each_seed
 
 
@@ -31,3 +36,10 @@ def test_seeds(capsys):
     assert err == "strong: a seed takes 10 min, the others about 20 min\n"
     list(each_seed("strong", 1))
     assert capsys.readouterr().err == ""
+
+
+def test_an_interrupted_process_leaves_the_word_to_its_parent():
+    job = json.dumps(["signal", "raise_signal", [signal.SIGINT]])
+    command = [sys.executable, "-m", "recjax.bench.process", job]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
