@@ -28,7 +28,7 @@ notebooks: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.pytest_cache/jax
 QUICK := --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0
 test rerank contract parity: export XLA_FLAGS := $(QUICK) --xla_cpu_use_fusion_emitters=false
 
-demo: $(READY)  ## mlp against din on the built-in world, in minutes
+demo: $(READY)  ## mlp against din on the built-in world, in two minutes
 	$(BIN)/recjax demo
 
 test: $(READY)  ## every test but the gates below; needs no accelerator and no network

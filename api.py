@@ -129,6 +129,7 @@ def train(
 
     Raises:
       ValueError: an unknown name or a bad value; the message is one line.
+      KeyboardInterrupt: Ctrl-C; the last whole step is saved, for `resume`.
 
     Examples:
       >>> import tempfile

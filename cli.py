@@ -16,7 +16,7 @@ import sys
 from typing import Any
 
 from . import __version__
-from .cli_help import FLAGS, HelpWithOptions, Parser, unknown_argument
+from .cli_help import FLAGS, HelpWithOptions, Parser, interrupted_training, unknown_argument
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,8 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         _complain(f"not enough memory: {str(error).splitlines()[0]}")
         return 2
-    except KeyboardInterrupt:
-        print("recjax: interrupted; train --resume goes on from there.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        given = sys.argv[1:] if arguments is None else arguments
+        train = options.command is _train
+        said = interrupted_training(stop, options, given) if train else "interrupted"
+        print(f"recjax: {said}", file=sys.stderr)
         return 130
     return 0
 
@@ -204,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.set_defaults(command=_export)
 
-    demo = commands.add_parser("demo", help="mlp against din on the built-in world, in minutes")
+    demo = commands.add_parser("demo", help="mlp against din on the built-in world, in two minutes")
     demo.add_argument("--out", default="runs/demo", metavar="DIR")
     demo.set_defaults(command=_demo)
     return parser

@@ -1,6 +1,8 @@
 """Help texts and messages of the command line."""
 
 import argparse
+from collections.abc import Sequence
+import shlex
 import sys
 import textwrap
 from typing import Any, NoReturn
@@ -94,3 +96,21 @@ def unknown_argument(argument: str, options: argparse.Namespace) -> str:
     flag = near.replace("_", "-")
     how = f"--{flag} N" if near in FLAGS else f"--set {near}=..."
     return f"unknown argument {argument!r}; did you mean {how}?"
+
+
+def interrupted_training(
+    stop: KeyboardInterrupt, options: argparse.Namespace, arguments: Sequence[str]
+) -> str:
+    """What Ctrl-C left of `recjax train`, and the command that goes on with it.
+
+    Resuming wants the same options, so that the command is the one that was given, `arguments`, and
+    the folder that it chose.
+    """
+    step, out = getattr(stop, "step", None), options.out
+    if step is None and not options.resume:
+        return "interrupted before anything was saved"
+    saved = "" if step is None else f" with step {step:,} saved in {stop.folder}"
+    again = ["recjax", *arguments]
+    again += [] if options.resume else ["--resume"]
+    again += [] if out is not None else ["--out", str(stop.folder)]
+    return f"interrupted{saved}; to go on: {shlex.join(again)}"

@@ -5,6 +5,7 @@ share the cores between them, so no speed is reported: suite `training` measures
 name says "control" is a world in which the richer method must not win.
 """
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import functools
@@ -22,6 +23,7 @@ from ..train.evaluation import baselines, bootstrap, metrics
 from ..train.evaluation.scoring import exchange_histories, predict
 from ..train.inspection.hit_rates import hit_rates
 from ..train.reading import prepared
+from .countdown import Countdown
 from .process import in_process
 from .results import Row
 
@@ -53,6 +55,7 @@ class Case:
       gains: (richer method, poorer method, metric): their difference, seed by seed.
       bounds: (reference, method): by how much the reference may be ahead in AUC, seed by seed; the
         upper end of a 95 % interval, by paired bootstrap over users.
+      exchanged: also report AUC with others' histories.
       fitted: also report AUC on the training requests, on candidates that training shows at most
         three times, and the share of the test's lookups in the finest field that training shows.
     """
@@ -63,14 +66,22 @@ class Case:
     overrides: tuple[str, ...] = ()
     gains: tuple[tuple[str, str, str], ...] = ()
     bounds: tuple[tuple[str, str], ...] = ()
+    exchanged: bool = True
     fitted: bool = False
 
 
-def compare(cases: list[Case], seeds: int) -> list[Row]:
+def compare(
+    cases: list[Case], seeds: int, *, kept: Mapping[tuple[str, str], Path] | None = None
+) -> list[Row]:
     """Trains every method of every case with seeds 0, 1, ...; rows by case and method.
 
     What needs no training stands beside: the truth, where the source knows it (nobody can do
     better), and the rules that learned retrieval has to beat.
+
+    Args:
+      cases: what to train.
+      seeds: how many.
+      kept: folders for runs that are not to be thrown away, by case and method; seed 0.
     """
     if seeds < 1:
         raise ValueError(f"--seeds must be >= 1, got {seeds}.")
@@ -83,6 +94,7 @@ def compare(cases: list[Case], seeds: int) -> list[Row]:
     ]
     cores = sorted(os.sched_getaffinity(0))
     halves = [cores[: len(cores) // 2], cores[len(cores) // 2 :]] if len(cores) > 1 else [cores]
+    countdown = Countdown(len(jobs), len(halves))
     free = list(halves)  # as many as there are threads, so a pop always finds one
 
     with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(len(halves)) as pool:
@@ -91,7 +103,11 @@ def compare(cases: list[Case], seeds: int) -> list[Row]:
         def work(job: tuple[Case, Method, int]) -> _Outcome:
             mine = free.pop()
             try:
-                return _in_process(*job, mine, scores[job] if job[0].bounds else None)
+                of_bounds = scores[job] if job[0].bounds else None
+                folder = (kept or {}).get((job[0].name, job[1].name)) if job[2] == 0 else None
+                outcome = _in_process(*job, mine, of_bounds, folder)
+                countdown.done()
+                return outcome
             finally:
                 free.append(mine)
 
@@ -138,11 +154,17 @@ def _bounds(case: Case, scores: dict[tuple[Case, Method, int], Path], seeds: int
 
 
 def _in_process(
-    case: Case, method: Method, seed: int, cores: list[int], scores: Path | None
+    case: Case,
+    method: Method,
+    seed: int,
+    cores: list[int],
+    scores: Path | None,
+    kept: Path | None,
 ) -> _Outcome:
     overrides = [*case.overrides, *method.overrides]
     job: dict[str, Any] = {"model": method.model, "source": case.source, "overrides": overrides}
-    job |= {"seed": seed, "cores": cores, "scores": scores and str(scores), "fitted": case.fitted}
+    job |= {"seed": seed, "cores": cores, "fitted": case.fitted, "exchanged": case.exchanged}
+    job |= {"scores": scores and str(scores), "kept": kept and str(kept)}
     return in_process(train, job)
 
 
@@ -154,11 +176,11 @@ def train(job: dict[str, Any]) -> _Outcome:
         folder, results = launch.train(
             job["model"],
             data=dataset,
-            out=Path(place) / "run",
+            out=job["kept"] or Path(place) / "run",
             options={"seed": job["seed"], **launch.options_of(job["overrides"])},
         )
         figures = flat_metrics(results["test"])
-        if "auc" in figures:
+        if "auc" in figures and job["exchanged"]:
             other = launch.evaluate_run(folder, data=dataset, change=exchange_histories)
             figures["auc with others' histories"] = flat_metrics(other["test"])["auc"]
         trained = launch.load_run(folder)

@@ -24,4 +24,7 @@ def in_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 if __name__ == "__main__":
     module, name, given = json.loads(sys.argv[1])
-    print(json.dumps(getattr(importlib.import_module(module), name)(*given)))
+    try:
+        print(json.dumps(getattr(importlib.import_module(module), name)(*given)))
+    except KeyboardInterrupt:  # Whoever started it says so, once.
+        raise SystemExit(130) from None

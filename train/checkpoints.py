@@ -44,7 +44,7 @@ def save(folder: Path, step: int, state: Any, note: dict[str, Any], *, keep: int
         if stale.exists():
             shutil.rmtree(stale)
     aside.mkdir(parents=True)
-    with _to_the_end(), ocp.StandardCheckpointer() as checkpointer:
+    with to_the_end(), ocp.StandardCheckpointer() as checkpointer:
         # Orbax would save where each array lies, and want the same devices to read it back.
         checkpointer.save(aside / _ARRAYS, jax.device_get(_plain(state)))
     (aside / _NOTE).write_text(json.dumps(note))
@@ -106,8 +106,11 @@ def _default_device() -> Any:
 
 
 @contextlib.contextmanager
-def _to_the_end() -> Iterator[None]:
-    """Ctrl-C waits until the block has ended: Orbax writes in threads, which break off loudly."""
+def to_the_end() -> Iterator[None]:
+    """Ctrl-C waits until the block has ended: what it changes is whole, what it writes is written.
+
+    (Orbax writes in threads, which break off loudly.)
+    """
     usual = signal.getsignal(signal.SIGINT)
     ours = threading.current_thread() is threading.main_thread()
     if not ours or not callable(usual):  # A job in the background may have to ignore it.

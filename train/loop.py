@@ -5,7 +5,8 @@ parameters. A run is a function of (data, model, settings): interrupted anywhere
 ends with the same bits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import dataclasses
 import math
 from pathlib import Path
@@ -35,44 +36,17 @@ from .evaluation.scoring import (
     summary,
 )
 from .folder import open_folder
+from .forecast import Forecast
 from .inspection import report
 from .memory import keep_freed_memory
 from .plots import learning_curve, reliability_diagram
+from .position import Position
 from .progress import Progress
 from .settings import Settings
 from .step import TrainState, initial_state, make_step, parallel_step, replicate, shard
 from .unseen import unseen_weights, with_average_unseen
 
 Callback: TypeAlias = Callable[[dict[str, Any]], bool | None]
-
-
-@dataclasses.dataclass
-class _Position:
-    """Position of a run. Travels in every checkpoint's note, as JSON.
-
-    Attributes:
-      epoch, index: the next batch. step: how many were trained on.
-      loss_sum, examples, seconds, compile_seconds: of the training so far (the loss: this epoch).
-      devices, requests: how many shared each batch, and its size, which `index` counts by; 0 in
-        older notes.
-      history: one entry per finished epoch.
-    """
-
-    epoch: int = 0
-    index: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    examples: int = 0
-    seconds: float = 0.0
-    compile_seconds: float = 0.0
-    devices: int = 0
-    requests: int = 0
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-
-    def best_epoch(self) -> int:
-        """Index of the best epoch by validation so far (the first of equals); -1 before any."""
-        scores = [entry["score"] for entry in self.history]
-        return scores.index(max(scores)) if scores else -1
 
 
 def fit(
@@ -132,15 +106,17 @@ def fit(
         if resume and checkpoints.steps(last):
             position = trainer.restore(out)
 
-        with Progress(f"{name} on {source}", trainer.total_steps, quiet=quiet) as progress:
-            progress.advance(position.step)
+        title, done = f"{name} on {source}", position.step
+        with Progress(title, trainer.total_steps, done=done, quiet=quiet) as progress:
+            forecast = trainer.forecast(progress, position)
             while not trainer.finished(position):
-                trainer.train_epoch(position, out, progress)
-                progress.say("validating")
-                variables = trainer.served()
-                block = evaluate(
-                    model, config, variables, dataset, dataset.validation, history=settings.history
-                )
+                with trainer.saved_on_interrupt(out, position):
+                    trainer.train_epoch(position, out, progress, forecast)
+                    progress.say("validating")
+                    variables, asked = trainer.served(), dataset.validation
+                    block = evaluate(
+                        model, config, variables, dataset, asked, history=settings.history
+                    )
                 _close_epoch(position, block, progress)
                 if position.best_epoch() == position.epoch - 1:
                     checkpoints.save(
@@ -151,7 +127,6 @@ def fit(
                     break
 
         _, best, _ = checkpoints.restore(out / "checkpoints" / "best", trainer.served())
-        title = f"{name} on {source}"
         judged = _judged(model, config, best, dataset, settings, out, title)
         faults = []
         if gives_probabilities(model):
@@ -226,6 +201,9 @@ class _Trainer:
     ):
         self._settings, self._devices, self._multiple_of = settings, devices, multiple_of
         self._averaged = unseen_weights(dataset)
+        # Retrieval scores the whole catalogue, whose time no step tells.
+        parts = () if model.KIND == "retrieval" else (dataset.validation, dataset.test)
+        self._scored = tuple(int((part.candidate >= 0).sum()) for part in parts)
         self._batches = TrainingBatches(
             dataset,
             batch_size=settings.batch_size or None,
@@ -249,12 +227,13 @@ class _Trainer:
         else:
             self._jitted = parallel_step(model, config, settings, total_steps=self.total_steps)
         self._compiled: dict[Any, Any] = {}
+        self._since = 0.0, 0.0
 
-    def begin(self) -> _Position:
+    def begin(self) -> Position:
         """Position of a new run."""
-        return _Position(devices=self._multiple_of, requests=self._batches.requests_per_batch)
+        return Position(devices=self._multiple_of, requests=self._batches.requests_per_batch)
 
-    def finished(self, position: _Position) -> bool:
+    def finished(self, position: Position) -> bool:
         stale = position.epoch - 1 - position.best_epoch()
         return (
             position.epoch >= self._settings.epochs
@@ -262,26 +241,55 @@ class _Trainer:
             or (self._settings.patience > 0 and stale >= self._settings.patience)
         )
 
-    def train_epoch(self, position: _Position, out: Path, progress: Progress) -> None:
+    def forecast(self, progress: Progress, position: Position) -> Forecast:
+        """What says after the first steps how long the rest will take."""
+        done, each = position.step, len(self._batches)
+        return Forecast.of(progress, self._settings, self._scored, self.total_steps, done, each)
+
+    def train_epoch(
+        self, position: Position, out: Path, progress: Progress, forecast: Forecast
+    ) -> None:
         """The rest of this epoch, or of the steps; checkpoints on the way."""
-        started, compiled_before = time.perf_counter(), position.compile_seconds
+        self._mark(position)
         loss = np.float32(position.loss_sum)
-        for batch, pulled in self._batches.epoch(position.epoch, position.index):
-            position.examples += int(batch["candidate_mask"].sum())
-            terms = self._step(batch, pulled, position)
-            loss = loss + terms["loss"]
-            position.index += 1
-            position.step += 1
-            progress.advance(1)
-            if position.step >= self.total_steps:
-                break
-            if position.index % self._settings.checkpoint_every == 0:
-                position.loss_sum = _finite(loss, position.step)
-                self._account(position, started, compiled_before)
-                self.save(out, position)
-                started, compiled_before = time.perf_counter(), position.compile_seconds
+        try:
+            for batch, pulled in self._batches.epoch(position.epoch, position.index):
+                with checkpoints.to_the_end():  # State and position are of the same step.
+                    terms = self._step(batch, pulled, position)
+                    loss = loss + terms["loss"]
+                    position.examples += int(batch["candidate_mask"].sum())
+                    position.index += 1
+                    position.step += 1
+                progress.advance(1)
+                forecast.step(
+                    lambda: jax.block_until_ready(self._state),
+                    candidates=batch["candidate_mask"].size,
+                    compiled=position.compile_seconds,
+                )
+                if position.step >= self.total_steps:
+                    break
+                if position.index % self._settings.checkpoint_every == 0:
+                    position.loss_sum = _finite(loss, position.step)
+                    self._account(position)
+                    self.save(out, position)
+                    self._mark(position)
+        except KeyboardInterrupt:  # No other error may hide behind one of these two.
+            position.loss_sum = _finite(loss, position.step)
+            self._account(position)
+            raise
         position.loss_sum = _finite(loss, position.step)
-        self._account(position, started, compiled_before)
+        self._account(position)
+
+    @contextlib.contextmanager
+    def saved_on_interrupt(self, out: Path, position: Position) -> Iterator[None]:
+        """Ctrl-C in the block ends the training with a checkpoint of its last whole step."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            newest = checkpoints.steps(out / "checkpoints" / "last")[:1]
+            if position.step and newest != [position.step]:
+                self.save(out, position)
+            raise
 
     def held(self) -> TrainState:
         """The state as one device holds it."""
@@ -293,13 +301,13 @@ class _Trainer:
         """Variables to evaluate and to keep: the row of unknown items is a mean of known ones."""
         return with_average_unseen(self.held().variables, self._averaged)
 
-    def save(self, out: Path, position: _Position) -> None:
+    def save(self, out: Path, position: Position) -> None:
         note = dataclasses.asdict(position)
         checkpoints.save(out / "checkpoints" / "last", position.step, self.held(), note)
 
-    def restore(self, out: Path) -> _Position:
+    def restore(self, out: Path) -> Position:
         _, state, note = checkpoints.restore(out / "checkpoints" / "last", self.held())
-        position, here = _Position(**note), self._batches.requests_per_batch
+        position, here = Position(**note), self._batches.requests_per_batch
         if position.requests not in (0, here):
             raise run.RunError(
                 f"{out} cannot be resumed on {self._devices} devices: its batches hold "
@@ -312,7 +320,7 @@ class _Trainer:
     def _place(self, state: TrainState) -> TrainState:
         return state if self._devices == 1 else replicate(state, self._devices)
 
-    def _step(self, batch: Batch, pulled: Pulled, position: _Position) -> dict[str, Any]:
+    def _step(self, batch: Batch, pulled: Pulled, position: Position) -> dict[str, Any]:
         """One step; compiles once per combination of shapes, on the compiler's own clock."""
         if self._devices > 1:
             batch = shard(batch, self._devices)
@@ -325,10 +333,17 @@ class _Trainer:
         self._state, terms = self._compiled[shapes](self._state, batch, pulled)
         return terms if self._devices == 1 else jax.tree.map(lambda x: x[0], terms)
 
-    def _account(self, position: _Position, started: float, compiled_before: float) -> None:
+    def _mark(self, position: Position) -> None:
+        """Seconds are counted from here on."""
+        self._since = time.perf_counter(), position.compile_seconds
+
+    def _account(self, position: Position) -> None:
+        """Counts them, so far."""
         jax.block_until_ready(self._state)
-        compiling = position.compile_seconds - compiled_before
-        position.seconds += time.perf_counter() - started - compiling
+        started, compiled_before = self._since
+        position.seconds += time.perf_counter() - started
+        position.seconds -= position.compile_seconds - compiled_before
+        self._mark(position)
 
 
 def count_rows(batches: TrainingBatches) -> dict[str, np.ndarray]:
@@ -344,7 +359,7 @@ def count_rows(batches: TrainingBatches) -> dict[str, np.ndarray]:
     return counts
 
 
-def _close_epoch(position: _Position, block: dict[str, Any], progress: Progress) -> None:
+def _close_epoch(position: Position, block: dict[str, Any], progress: Progress) -> None:
     """Records a finished epoch and moves on to the next."""
     entry = {
         "epoch": position.epoch + 1,

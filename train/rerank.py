@@ -32,6 +32,7 @@ from .data.dataset import Dataset
 from .data.event_log import EventLog, Requests
 from .evaluation.scoring import evaluate, even_preferences, require_prior
 from .folder import open_folder
+from .forecast import Forecast
 from .inspection import report
 from .progress import Progress
 from .settings import Settings
@@ -74,6 +75,7 @@ def train_generator(
     objective: Objective | None = None,
     start: Variables | None = None,
     folder: Path | None = None,
+    per_epoch: int = 0,
     quiet: bool = False,
 ) -> Variables:
     """Trains a generator against evaluators for `settings.steps` steps; its variables.
@@ -88,7 +90,10 @@ def train_generator(
       objective: what a slate is compared with.
       start: variables to go on from; fresh ones by default.
       folder: of checkpoints, one every `settings.checkpoint_every` steps; the newest that is there
-        is gone on from, with the same bits as without the interruption. None by default.
+        is gone on from, with the same bits as without the interruption. Ctrl-C leaves one of the
+        last whole step. None by default.
+      per_epoch: steps that see every request once, if there is an end of them: for what is said
+        of the time that it will take.
       quiet: print nothing.
 
     Raises:
@@ -100,15 +105,25 @@ def train_generator(
     actor = Actor(config, log, by, settings, module=module, objective=objective, start=start)
     if folder is not None and checkpoints.steps(folder):
         actor.restore(folder)
-    with Progress("generator", settings.steps, quiet=quiet) as progress:
-        progress.advance(actor.number)
-        for number in range(actor.number, settings.steps):
-            gain = actor.learn(requests(number))
-            progress.advance(1)
-            if folder is not None and actor.number % settings.checkpoint_every == 0:
+    left = settings.steps - actor.number
+    with Progress("generator", settings.steps, done=actor.number, quiet=quiet) as progress:
+        epochs = left / per_epoch if per_epoch else 1
+        forecast = Forecast(progress, left, per_epoch=per_epoch, epochs=epochs)
+        try:
+            for number in range(actor.number, settings.steps):
+                asked = requests(number)
+                with checkpoints.to_the_end():  # State and number are of the same step.
+                    gain = actor.learn(asked)
+                progress.advance(1)
+                forecast.step(lambda: jax.block_until_ready(actor.variables))
+                if folder is not None and actor.number % settings.checkpoint_every == 0:
+                    actor.save(folder)
+                if number % 100 == 99:
+                    progress.print(f"step {number + 1}: drawn slates gain {float(gain):+.4f}")
+        except KeyboardInterrupt:
+            if folder is not None and checkpoints.steps(folder)[:1] != [actor.number]:
                 actor.save(folder)
-            if number % 100 == 99:
-                progress.print(f"step {number + 1}: drawn slates gain {float(gain):+.4f}")
+            raise
     return actor.variables
 
 
@@ -237,6 +252,7 @@ def fit_generator(
             objective=objective,
             start=start,
             folder=out / "checkpoints" / "last",
+            per_epoch=each,
             quiet=quiet,
         )
         jax.block_until_ready(variables)

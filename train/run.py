@@ -27,6 +27,7 @@ import numpy as np
 from ..zoo.contract import Model, Variables
 from ..zoo.features import HashedRows, KnownRows, RowMap, Schema
 from ..zoo.features.file_names import file_of
+from . import checkpoints
 from .data.dataset import Dataset
 from .data.declaration.columns import Columns, of_schema
 from .evaluation.calibration import Calibration, Calibrations
@@ -38,6 +39,20 @@ _DIFFERENCES = 8  # Of schemas, that a message shows.
 
 class RunError(ValueError):
     """A run's folder cannot be used as asked; the message is one line."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in a training.
+
+    Attributes:
+      folder: of the run.
+      step: of its newest checkpoint; None if there is none.
+    """
+
+    def __init__(self, folder: Path, step: int | None):
+        """See the attributes."""
+        super().__init__(f"{folder}: {'nothing' if step is None else f'step {step:,}'} is saved")
+        self.folder, self.step = folder, step
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -128,16 +143,28 @@ def require_writable(folder: Path) -> None:
 
 @contextlib.contextmanager
 def forgotten_on_failure(folder: Path) -> Iterator[None]:
-    """A run that fails before its first checkpoint leaves nothing to bar the next attempt."""
+    """A run that fails before its first checkpoint leaves nothing to bar the next attempt.
+
+    Raises:
+      Interrupted: on Ctrl-C; it knows whether there is something to go on from.
+    """
     try:
         yield
-    except Exception:
+    except BaseException as error:
+        last = folder / "checkpoints" / "last"
+        for unfinished in last.glob("*.partial"):
+            shutil.rmtree(unfinished)
+        with contextlib.suppress(OSError):  # Not empty, or not there.
+            last.rmdir()
+            last.parent.rmdir()
         if not (folder / "checkpoints").exists():
             for name in ("config.json", "columns.json"):
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / "rows", ignore_errors=True)
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(folder, next(iter(checkpoints.steps(last)), None)) from error
         raise
 
 

@@ -26,6 +26,7 @@ from ...train.step import initial_state, make_step
 from ...zoo.rerank import evaluator
 from ...zoo.rerank.last import TrainedGenerator
 from ...zoo.rerank.rewards import Evaluators
+from ..countdown import each_seed
 from ..results import Row
 from . import slates
 from .slates import ONCE, Asked, Regime, serve
@@ -48,8 +49,7 @@ class Hour(NamedTuple):
 def drift(name: str, seeds: int) -> list[Row]:
     """Curves over simulated hours, and what LAST gained before any feedback."""
     found = []
-    for seed in range(seeds):
-        print(f"{name}: seed {seed + 1} of {seeds}", flush=True)
+    for seed in each_seed(name, seeds):
         found.append(_lived(seed))
     rows = []
     for hour in found[0]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...train.data.market.slates import SLATES, SlateWorld
 from ...zoo.rerank import rewards
+from ..countdown import each_seed
 from ..results import Row
 from . import slates
 from .slates import ONCE, Regime
@@ -26,8 +27,7 @@ _WORTH = ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0))
 def preferences(name: str, seeds: int) -> list[Row]:
     """True clicks and the number of categories against the weight of variety."""
     found = []
-    for seed in range(seeds):
-        print(f"{name}: seed {seed + 1} of {seeds}", flush=True)
+    for seed in each_seed(name, seeds):
         found.append(_swept(seed))
     return [
         Row.of(name, method, metric, [one[method][metric] for one in found])

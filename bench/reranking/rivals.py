@@ -17,6 +17,7 @@ from ...train.rerank import train_generator
 from ...zoo.contract import Slate
 from ...zoo.rerank import dlcm, nar, prm, seq2slate
 from ...zoo.rerank.last import TrainedGenerator
+from ..countdown import each_seed
 from ..results import Row
 from . import slates
 from .slates import ONCE, Regime
@@ -28,8 +29,7 @@ _LEARNT = {"prm": prm, "dlcm": dlcm, "seq2slate": seq2slate}
 def rivals(name: str, seeds: int) -> list[Row]:
     """True clicks of each method, and what they are above the upstream order."""
     found: list[dict[str, np.ndarray]] = []
-    for seed in range(seeds):
-        print(f"{name}: seed {seed + 1} of {seeds}", flush=True)
+    for seed in each_seed(name, seeds):
         found.append(_judged(seed))
     rows = []
     for method in found[0]:

@@ -24,6 +24,7 @@ from ...zoo.rerank import last
 from ...zoo.rerank.last import PRESETS, Chosen, TrainedGenerator, deltas
 from ...zoo.rerank.rewards import Evaluators, judge_of
 from ..cases import choose
+from ..countdown import each_seed
 from ..reranking import cost, drift, preferences, rivals, slates
 from ..reranking.slates import (
     STRONG,
@@ -146,8 +147,7 @@ def methods(regime: slates.Regime) -> Callable[[str, int], list[Row]]:
 
     def run(name: str, seeds: int) -> list[Row]:
         found = []
-        for seed in range(seeds):
-            print(f"{name}: seed {seed + 1} of {seeds}", flush=True)
+        for seed in each_seed(name, seeds):
             found.append(_judged(slates.train(regime, seed), seed))
         return _rows(name, found)
 

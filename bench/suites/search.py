@@ -18,6 +18,7 @@ from typing import Any
 
 from ...train import launch
 from ..cases import choose
+from ..countdown import Countdown
 from ..process import in_process
 from ..results import Row
 from .accuracy import real_sources
@@ -66,7 +67,9 @@ def run(only: list[str] | None = None, seeds: int = 3) -> list[Row]:
     cores = sorted(os.sched_getaffinity(0))
     rows = []
     with ThreadPoolExecutor(len(cores)) as pool:
-        train = _Trainings(cores)
+        moves = len(_moves()) if any(case.sensitivity for case in chosen) else 0
+        count = len(chosen) * (TRIALS + 2 * seeds) + moves
+        train = _Trainings(cores, Countdown(count, len(cores)))
         for case in chosen:
             best, searched = _search(case, train, pool)
             rows.append(Row.of(case.name, "defaults", "validation auc", [searched[0]]))
@@ -152,14 +155,7 @@ def _sensitivity(
     case: Case, default: float, train: "_Trainings", pool: ThreadPoolExecutor
 ) -> list[Row]:
     """One setting at a time; the change of validation AUC."""
-    start = _defaults()
-    moves = [(name, factor * start[name], f"x {factor:g}") for name in RATES for factor in FACTORS]
-    moves += [
-        (name, value, f"= {value}")
-        for name, choices in CHOICES.items()
-        for value in choices
-        if value != start[name]
-    ]
+    moves = _moves()
     found = pool.map(lambda move: train(case.source, {move[0]: move[1]}, 0)["validation"], moves)
     return [
         Row.of(case.name, f"{name} {how}", "validation auc - default's", [value - default])
@@ -167,11 +163,24 @@ def _sensitivity(
     ]
 
 
+def _moves() -> list[tuple[str, Any, str]]:
+    """Every setting moved away from its default: its name, its value, and how it moved."""
+    start = _defaults()
+    moves: list[tuple[str, Any, str]]
+    moves = [(name, factor * start[name], f"x {factor:g}") for name in RATES for factor in FACTORS]
+    return moves + [
+        (name, value, f"= {value}")
+        for name, choices in CHOICES.items()
+        for value in choices
+        if value != start[name]
+    ]
+
+
 class _Trainings:
     """Trains (source, overrides, seed) in processes of a core each; AUC of validation and test."""
 
-    def __init__(self, cores: Iterable[int]):
-        self._free = list(cores)
+    def __init__(self, cores: Iterable[int], countdown: Countdown):
+        self._free, self._countdown = list(cores), countdown
         self.width = len(self._free)
 
     def __call__(self, source: str, overrides: _Overrides, seed: int) -> dict[str, float]:
@@ -179,7 +188,9 @@ class _Trainings:
         try:
             texts = [f"{name}={value}" for name, value in overrides.items()]
             job = {"source": source, "overrides": texts, "seed": seed, "core": core}
-            return in_process(train, job)
+            found = in_process(train, job)
+            self._countdown.done()
+            return found
         finally:
             self._free.append(core)
 

@@ -1,4 +1,5 @@
 import math
+from typing import ClassVar
 
 import pytest
 
@@ -17,10 +18,13 @@ def of_rate(rate):
 class Known:
     """Trainings whose outcome is known: the best rate is 0.02, and softmax costs 0.1."""
 
-    def __init__(self, cores):
+    asked: ClassVar[list] = []
+
+    def __init__(self, cores, countdown):
         self.width = len(list(cores))
 
     def __call__(self, source, overrides, seed):
+        self.asked.append((overrides, seed))
         value = of_rate(overrides.get("table_learning_rate", Settings().table_learning_rate))
         value -= 0.1 * (overrides.get("normalize", "none") == "softmax")
         return {"validation": value, "test": value - 0.01 * seed}
@@ -29,6 +33,7 @@ class Known:
 @pytest.fixture
 def rows(monkeypatch):
     monkeypatch.setattr(search, "_Trainings", Known)
+    monkeypatch.setattr(Known, "asked", [])
     monkeypatch.setattr(search, "TRIALS", 30)
     case = search.Case("market", "market:evolving", sensitivity=True)
     monkeypatch.setattr(search, "cases", lambda: [case])
@@ -48,18 +53,17 @@ def test_the_search_finds_what_there_is_and_says_what_it_is_worth(rows):
     assert rows["defaults - searched", "auc"].value == pytest.approx(default - best)
 
 
+def test_it_says_how_many_trainings_there_are(capsys, request):
+    request.getfixturevalue("rows")
+    assert capsys.readouterr().err.startswith(f"{len(Known.asked)} trainings")
+
+
 def test_defaults_that_nothing_beats_are_trained_once(monkeypatch):
-    asked = []
-
-    class Counted(Known):
-        def __call__(self, source, overrides, seed):
-            asked.append((overrides, seed))
-            return super().__call__(source, overrides, seed)
-
-    monkeypatch.setattr(search, "_Trainings", Counted)
+    monkeypatch.setattr(search, "_Trainings", Known)
+    monkeypatch.setattr(Known, "asked", [])
     monkeypatch.setattr(search, "TRIALS", 1)
     rows = {(row.method, row.metric): row for row in search.run(only=["market"], seeds=2)}
-    assert asked == [({}, 0), ({}, 1), ({}, 2)]
+    assert Known.asked == [({}, 0), ({}, 1), ({}, 2)]
     assert rows["defaults - searched", "auc"].value == 0.0
     both = [rows[method, "auc"] for method in ("defaults", "searched: nothing better")]
     assert both[0].value == both[1].value

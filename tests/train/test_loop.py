@@ -115,6 +115,67 @@ def test_interrupted_and_resumed_ends_with_the_same_bits(
     assert_same_bits(folder, tmp_path / "run", "best")
 
 
+@pytest.mark.parametrize("moment", ["in a step", "while validating"])
+def test_ctrl_c_loses_no_step(reference, data, config, tmp_path, monkeypatch, moment):
+    """It comes when the state is a step ahead of the position, or before an epoch is closed."""
+    folder, results = reference
+    step, evaluate, at, count = loop._Trainer._step, loop.evaluate, 10, 0
+
+    def interrupted(*args):
+        nonlocal count
+        count, terms = count + 1, step(*args)
+        if count == at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return terms
+
+    def interrupted_too(*args, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+        return evaluate(*args, **options)
+
+    if moment == "in a step":
+        monkeypatch.setattr(loop._Trainer, "_step", interrupted)
+    else:
+        monkeypatch.setattr(loop, "evaluate", interrupted_too)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        fit(mlp, config, data, SETTINGS, tmp_path / "run", quiet=True)
+    monkeypatch.undo()
+    newest = checkpoints.steps(tmp_path / "run" / "checkpoints" / "last")[0]
+    assert isinstance(stop.value, run.Interrupted)
+    assert (stop.value.folder, stop.value.step) == (tmp_path / "run", newest)
+    size = SETTINGS.batch_size // data.train.candidate.shape[1]
+    assert newest == (at if moment == "in a step" else -(-len(data.train) // size))
+    resumed = fit(mlp, config, data, SETTINGS, tmp_path / "run", resume=True, quiet=True)
+    assert judged(resumed) == judged(results)
+    assert resumed["train"]["examples"] == results["train"]["examples"]
+    assert_same_bits(folder, tmp_path / "run")
+    assert_same_bits(folder, tmp_path / "run", "best")
+
+
+def test_an_interrupt_before_the_first_step_leaves_nothing(data, config, tmp_path, monkeypatch):
+    def interrupted(*args):
+        (tmp_path / "run" / "checkpoints" / "last" / "1.partial").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop._Trainer, "_step", interrupted)
+    with pytest.raises(run.Interrupted) as stop:
+        fit(mlp, config, data, SETTINGS, tmp_path / "run", quiet=True)
+    assert stop.value.step is None
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_time_is_said_before_it_has_passed(data, config, tmp_path, capsys):
+    """Steps of both epochs, those of one, and scoring; nothing where it is quiet."""
+    settings = dataclasses.replace(SETTINGS, batch_size=64)
+    results = fit(mlp, config, data, settings, tmp_path / "run")
+    steps = 2 * -(-len(data.train) // (64 // data.train.candidate.shape[1]))
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "in all" in x]
+    assert line.startswith(f"mlp on market:tiny: {steps:,} steps, 2 epochs at most: about ")
+    assert "an epoch, about" in line and line.endswith("in all, scoring included")
+    assert results["train"]["epochs"] == 2
+    fit(mlp, config, data, settings, tmp_path / "quiet", quiet=True)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_killed_and_resumed_ends_with_the_same_bits(tmp_path):
     """The real thing: another process, SIGKILL at some moment from its first checkpoint on."""
     command = [sys.executable, "-m", "recjax", "train", "mlp", "--data", "market:tiny"]

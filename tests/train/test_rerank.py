@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import json
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ from recjax.train.data.batches.assembly import whole_batch
 from recjax.train.data.market import PRESETS, slate_log
 from recjax.train.data.market.slates import SLATES, SlateWorld
 from recjax.train.rerank import Actor, fit_generator, train_generator
-from recjax.train.run import RunError
+from recjax.train.run import Interrupted, RunError
 from recjax.train.settings import Settings
 from recjax.zoo.rerank import evaluator, generator, nar, rewards
 
@@ -251,6 +253,43 @@ def test_interrupted_and_resumed_ends_with_the_same_bits(data, tmp_path, monkeyp
     jax.tree.map(np.testing.assert_array_equal, *variables)
     with pytest.raises(RunError, match="is not empty"):
         fit(by, out=tmp_path / "run")
+
+
+def test_ctrl_c_loses_no_step(data, tmp_path, monkeypatch, capsys):
+    """It comes after the third step, of which the number does not know yet."""
+    by, config = cheap(data), made(data)
+    settings = Settings(steps=60, batch_size=256, checkpoint_every=50, history=1)
+    fit = functools.partial(
+        fit_generator, generator, config, data, by, settings, name="generator",
+        source="candidates:small",
+    )  # fmt: skip
+    whole = fit(out=tmp_path / "whole")
+    said = [line for line in capsys.readouterr().err.splitlines() if "in all" in line]
+    assert len(said) == 1 and said[0].startswith("generator: 60 steps"), said
+    begin = Actor.__init__
+
+    def ahead(actor, *args, **options):
+        begin(actor, *args, **options)
+        compiled, count = actor._step, 0
+
+        def interrupted(*state):
+            nonlocal count
+            count += 1
+            if count == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            return compiled(*state)
+
+        actor._step = interrupted
+
+    monkeypatch.setattr(Actor, "__init__", ahead)
+    with pytest.raises(Interrupted) as stop:
+        fit(out=tmp_path / "run", quiet=True)
+    monkeypatch.undo()
+    assert stop.value.step == 3
+    capsys.readouterr()
+    resumed = fit(out=tmp_path / "run", resume=True, quiet=True)
+    assert resumed["test"] == whole["test"]
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("name", ["prm", "dlcm", "seq2slate"])
