@@ -245,6 +245,33 @@ MUTANTS = (
         'batch = {**batch, "seeds": seeds}', 'batch = {**batch, "seeds": 0 * seeds}',
         "tests/export/test_slates.py -k seeds",
     ),
+    Mutant(
+        "many requests are not split", "export/answers.py",
+        "at_once = min(at_once, model.sizes(at_once, width)[0])", "pass",
+        "tests/export/test_answers.py -k fixed_sizes",
+    ),
+    Mutant(
+        "what is served has another share of positives", "zoo/calibration.py",
+        "return self(logit) + self.shift", "return self(logit)",
+        "tests/export/test_answers.py -k metrics",
+    ),
+    # api
+    Mutant(
+        "ids of another vocabulary are scored", "train/launch.py",
+        "if run.outline(dataset.row_maps) != run.outline(saved.row_maps):", "if False:",
+        "tests/test_api.py -k vocabulary",
+    ),
+    Mutant(
+        "a warm start takes rows by their place", "train/warm_start.py",
+        "of = np.concatenate([np.arange(RESERVED_ROWS), rows[known]])",
+        'of = np.minimum(to, len(old["tables"][name]) - 1)',
+        "tests/train/test_warm_start.py",
+    ),
+    Mutant(
+        "a model of one's own opens as the zoo's", "train/launch.py",
+        "if module is None or (module is known and not of_zoo):", "if module is None:",
+        "tests/train/test_own_models.py",
+    ),
 )  # fmt: skip
 
 

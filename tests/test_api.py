@@ -227,13 +227,16 @@ print(*(name for name in ("jax", "numpy", "flax", "pyarrow") if name in sys.modu
     assert in_a_fresh_process(code) == []
 
 
-@pytest.mark.parametrize("first", ["from recjax import train", "import recjax.train.launch"])
+@pytest.mark.parametrize(
+    "first", ["from recjax import train as found", "import recjax.train.launch"]
+)
 def test_train_is_a_function_and_a_package(first):
     code = f"""
 {first}
 import inspect, recjax
 from recjax import api
 assert callable(recjax.train) and recjax.train.__path__
+assert globals().get("found", recjax.train) is recjax.train
 assert inspect.signature(recjax.train) == inspect.signature(api.train)
 from recjax.train import options
 assert recjax.train.options is options

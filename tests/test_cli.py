@@ -191,7 +191,8 @@ def test_an_edited_run_is_refused(log, tmp_path, capsys, key, value):
     capsys.readouterr()
     config = json.loads((out / "config.json").read_text())
     (out / "config.json").write_text(json.dumps({**config, key: value}))
-    assert "cannot be read" in (said := rejected(capsys, "evaluate", out)) or "options" in said
+    said = rejected(capsys, "evaluate", out)
+    assert "cannot be read" in said or "(recjax.zoo.mlp) is not one of" in said
 
 
 def test_another_vocabulary_is_refused(log, tmp_path, capsys):

@@ -195,15 +195,18 @@ def test_nothing_is_compiled_after_warming_up(run, data, tmp_path, caplog, fixed
     artifact = run.export(tmp_path / "a", platforms=["cpu"], **fixed)
     items = data.examples[0]["items"]
     assert artifact.warm_up(requests=3, candidates=12) is artifact
+    program = artifact._programs["apply"].call
+    warm = program._cache_size()
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         for count in range(1, 4):
             for width in range(13):
                 record = {**data.examples[0], "items": (items * 2)[:width]}
                 artifact.recommend([record] * count)
         assert not [one for one in caplog.messages if "ompil" in one]
-        if not fixed:
-            artifact.recommend([record] * 5)
-            assert [one for one in caplog.messages if "ompil" in one]
+    assert program._cache_size() == warm == (1 if fixed else 6)
+    if not fixed:
+        artifact.recommend([record] * 5)
+        assert program._cache_size() == warm + 1
 
 
 def test_fixed_sizes_take_any_number_of_requests(run, records, tmp_path):
