@@ -219,7 +219,9 @@ class Artifact:
         requests, candidates = np.shape(batch["candidate_mask"])
         if output == "order":
             return {"order": found["order"][:requests]}
-        return jax.tree.map(lambda x: x[:requests, :candidates], {output: found[output]})
+        # A slice of all would be a program of its own.
+        own = lambda x: x if x.shape == (requests, candidates) else x[:requests, :candidates]
+        return jax.tree.map(own, {output: found[output]})
 
     def _retrieval(self, name: str) -> "_Program":
         if name not in self._programs:

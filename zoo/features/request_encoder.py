@@ -122,11 +122,18 @@ class RequestEncoder:
         values = [part.get(name) for part in parts]
         kinds = set(map(type, values))
         if field.kind == "dense":
-            _require(field.width is None and kinds <= {int, float, _NONE})
+            if field.width is not None:
+                _require(kinds <= {list, tuple, _NONE})
+                nothing = [None] * field.width
+                lists = [nothing if value is None else value for value in values]
+                _require(all(len(one) == field.width for one in lists))
+                values, kinds = list(chain(*lists)), set(map(type, chain(*lists)))
+            _require(kinds <= {int, float, _NONE})
             # Larger whole numbers are no floats.
             _require(int not in kinds or all(type(x) is not int or abs(x) <= 2**53 for x in values))
             with np.errstate(over="ignore"):
                 numbers = np.array(values, np.float64).astype(np.float32)  # None is NaN.
+            numbers = numbers.reshape(len(parts), *field.trailing)
             return self._transforms[field.role, field.name](numbers)
         if field.kind == "id":
             _require(kinds <= _KINDS[field.value])

@@ -30,6 +30,7 @@ SCHEMA = Schema(
         Field(name="words", role="candidate", table="word", kind="bag", width=2, value="string"),
         Field(name="words", role="history", table="word", kind="bag", width=2, value="string"),
         Field(name="price", role="candidate", kind="dense", transform="log1p"),
+        Field(name="picture", role="candidate", kind="dense", width=3),
         Field(name="city", role="user", value="string", missing="unseen"),
         Field(name="scene", role="context", table="word", value="string"),
         Field(
@@ -71,7 +72,9 @@ def records(seed, count=4):
         found = named("item", maybe(random, item()))
         found |= named("words", maybe(random, [word() for _ in some(random)]))
         number = [1, 0.5, 2**40, -0.0, float("nan")][random.integers(5)]
-        return found | (named("price", maybe(random, number)) if dense else {})
+        picture = [[0.5, None, 2][random.integers(3)] for _ in range(3)]
+        more = named("price", maybe(random, number)) | named("picture", maybe(random, picture))
+        return found | (more if dense else {})
 
     def past():
         return thing(dense=False) | named("time", maybe(random, int(random.integers(0, 99))))
@@ -157,6 +160,9 @@ ODD = (
     [{"context": [1]}],
     ["record"],
     [{"user": {"city": 3}}],
+    [{"items": [{"picture": [1.0, 2.0]}]}],
+    [{"items": [{"picture": 1.0}]}],
+    [{"items": [{"picture": [1.0, "2", 3.0]}]}],
     [{"user": {"city": "\ud800"}}],
 )
 
