@@ -181,12 +181,12 @@ class Run:
     """A trained model and what belongs to it.
 
     Attributes:
-      folder: of the run.
+      folder: of the run, absolute.
     """
 
     def __init__(self, folder: Path, model: Model | None = None):
         """See `load`; the folder is read when something of it is asked for."""
-        self.folder, self._model = folder, model
+        self.folder, self._model = folder.absolute(), model
 
     @functools.cached_property
     def _trained(self) -> launch.Trained:

@@ -144,7 +144,7 @@ def test_a_path_is_remembered_from_anywhere(tmp_path, monkeypatch):
     pyarrow.parquet.write_table(table, tmp_path / "log.parquet")
     monkeypatch.chdir(tmp_path)
     run = recjax.train("mlp", Path("log.parquet"), options=OPTIONS, quiet=True)
-    assert run.folder == Path("runs/mlp-events-log-1")
+    assert run.folder == Path("runs/mlp-events-log-1").absolute()
     assert config_of(run)["data"] == f"events:{tmp_path / 'log.parquet'}"
     assert recjax.read(Path("log.parquet")).source == f"events:{tmp_path / 'log.parquet'}"
     folder, metrics = run.folder.absolute(), run.metrics
