@@ -18,6 +18,7 @@ from .export import answers
 from .export.answers import Recommendation as Recommendation
 from .export.inputs import grown
 from .train import launch, reading
+from .train.data.dataset import MEMORY
 from .train.data.dataset import Dataset as Dataset
 from .train.data.declaration.columns import Columns
 from .train.data.files import InMemory
@@ -42,7 +43,7 @@ Worth: TypeAlias = tuple[float, ...] | tuple[tuple[float, ...], ...]
 def read(
     data: Any,
     *,
-    kind: str = "events",
+    kind: str | None = None,
     options: Options | None = None,
     columns: Columns | Path | str | None = None,
     on_bad_row: OnBadRow = "stop",
@@ -55,7 +56,8 @@ def read(
         a `Path`, which is read as a file of `kind`; or a table in memory: a pandas or polars data
         frame, an Arrow table, a dict of columns, a list of dicts. A tuple of three tables is to
         train, validate and test on; one of two is impressions and their histories.
-      kind: "events" or "impressions": what the rows of a file or table are, see docs/data.md.
+      kind: "events" or "impressions": what the rows of a file or table are, see docs/data.md; by
+        default as in the run `like`, else events.
       options: how to split, and what counts: the fields of `train.data.protocol.Protocol`.
       columns: the declaration of the columns, or its file (a run's columns.json); guessed without
         it, and said by `train`.
@@ -83,7 +85,7 @@ def read(
     more: dict[str, Any] = {} if like is None else load_config(Path(_folder(like))).reading()
     if columns is not None:
         more["columns"] = columns
-    found = _data(data, kind)
+    found = _data(data, _kind(kind, like))
     if found is None or isinstance(found, Dataset):
         raise ValueError(f"data to read are a SOURCE, a path or a table, got {data!r:.60}.")
     return reading.opened(found, DataSettings(**asked), on_bad_row=on_bad_row, **more)
@@ -95,7 +97,7 @@ def train(
     *,
     options: Options | None = None,
     out: Path | str | None = None,
-    kind: str = "events",
+    kind: str | None = None,
     evaluators: "Sequence[Folder]" = (),
     worth: Worth | None = None,
     resume: bool = False,
@@ -116,7 +118,8 @@ def train(
       options: of the model and of its training by name, e.g. {"epochs": 2, "attention_units":
         (32, 16)}; `recjax train MODEL --help` lists them.
       out: folder of the run; the first free `runs/<model>-<source>-<number>` by default.
-      kind: "events" or "impressions", of tables in memory.
+      kind: "events" or "impressions", of tables in memory; as in the run that is resumed or begun
+        from by default, else events.
       evaluators: runs, or their folders, that judge a generator; several make an ensemble.
       worth: how much each task of the evaluators counts, see `zoo.rerank.rewards.Evaluators`.
       resume: go on with the interrupted run in `out`, to the same bits.
@@ -146,7 +149,7 @@ def train(
     """
     folder, _ = launch.train(
         model,
-        data=_data(data, kind),
+        data=_data(data, _kind(kind, out if resume else warm_start)),
         evaluators=[_folder(one) for one in evaluators],
         worth=worth,
         out=out,
@@ -234,7 +237,7 @@ class Run:
         self,
         data: Any = None,
         *,
-        kind: str = "events",
+        kind: str | None = None,
         options: Options | None = None,
         columns: Columns | Path | str | None = None,
         on_bad_row: OnBadRow = "stop",
@@ -245,7 +248,8 @@ class Run:
         Args:
           data: those that it was trained on by default; others are read by the run's own
             declaration and vocabularies.
-          kind, columns, on_bad_row: see `read`.
+          kind: of files and tables, as in the run by default.
+          columns, on_bad_row: see `read`.
           options: `evaluation_negatives`, the only setting that may differ from the run's.
           quiet: do not print how the data were read.
 
@@ -254,7 +258,7 @@ class Run:
         """
         return launch.evaluate_run(
             self._trained,
-            data=_data(data, kind),
+            data=_data(data, _kind(kind, self)),
             options=options,
             on_bad_row=on_bad_row,
             columns=columns,
@@ -325,6 +329,15 @@ class Run:
             return {name: output[name] for name in ("logit", "tasks", "order") if name in output}
 
         return jax.jit(apply)
+
+
+def _kind(kind: str | None, like: "Folder | None") -> str:
+    """The kind of a table: as it is said, else as a run's data were, else events."""
+    if kind is None and like is not None and (Path(_folder(like)) / "config.json").is_file():
+        kind, _, what = load_config(Path(_folder(like))).source.partition(":")
+        kind = what if kind == MEMORY else kind
+        kind = kind if kind in ("events", "impressions") else None
+    return kind or "events"
 
 
 def _data(data: Any, kind: str) -> reading.Data | None:

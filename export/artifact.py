@@ -290,7 +290,8 @@ def load(folder: Path | str) -> Artifact:
     """
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
-        raise ArtifactError(f"{folder} is no artifact (it has no {MANIFEST}).")
+        other = "; it is a run: recjax.load opens it" if (folder / "config.json").is_file() else ""
+        raise ArtifactError(f"{folder} is no artifact (it has no {MANIFEST}){other}.")
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         files, schema = dict(manifest["files"]), Schema.from_dict(manifest["schema"])

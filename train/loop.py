@@ -23,7 +23,7 @@ from . import checkpoints, run
 from .data.batches.deduplicate import Pulled
 from .data.batches.pipeline import TrainingBatches
 from .data.dataset import Dataset
-from .evaluation.miscalibration import miscalibrated, warning_of
+from .evaluation.miscalibration import miscalibrated, no_better_than_chance, warning_of
 from .evaluation.scoring import (
     evaluate,
     fit_calibrations,
@@ -133,6 +133,8 @@ def fit(
             faults = [f"{part}, {line}" for part in judged for line in miscalibrated(judged[part])]
         if faults:
             progress.print(warning_of(faults))
+        for line in no_better_than_chance(judged["validation"]):
+            progress.print(f"warning: {line}")
         results = {
             **run.head_of(name, source, settings.seed, dataset, best),
             "train": {

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 from .data.dataset import Dataset
 from .data.declaration.columns import Columns
+from .data.errors import DataError
 from .data.fields.crosses import with_crosses
 from .data.fields.statistics import with_statistics
 from .data.files import InMemory
@@ -29,6 +30,11 @@ def declared(columns: Columns | Path | str | None) -> tuple[Columns | None, list
     """
     if columns is None or isinstance(columns, Columns):
         return columns, None
+    if not isinstance(columns, str | Path):
+        raise DataError(
+            "columns must be a declaration (Columns), the path of its file, or names joined by "
+            f"commas, got {type(columns).__name__}."
+        )
     if not Path(columns).is_file() and "," in str(columns):
         return None, [name.strip() for name in str(columns).split(",")]
     return Columns.load(columns), None

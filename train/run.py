@@ -322,11 +322,16 @@ def rows_file(folder: Path, table: str) -> Path:
     return file_of(folder / "rows", table)
 
 
+def _is_artifact(folder: Path) -> bool:
+    return (folder / "manifest.json").is_file()
+
+
 def load_config(folder: Path) -> Saved:
     """Reads what `save_config` wrote. Raises RunError if the folder is no run or was tampered."""
     path = folder / "config.json"
     if not path.is_file():
-        raise RunError(f"{folder} is not the folder of a run (it has no config.json).")
+        other = "; it is an artifact: export.artifact.load opens it" if _is_artifact(folder) else ""
+        raise RunError(f"{folder} is not the folder of a run (it has no config.json){other}.")
     try:
         content = json.loads(path.read_text())
         schema = Schema.from_dict(content["schema"])

@@ -17,7 +17,7 @@ MEMORY = "memory"
 """Kind of source that a run remembers where its data were in memory."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Dataset:
     """A source, read and split.
 
@@ -69,6 +69,10 @@ class Dataset:
     def __post_init__(self):
         if not self.source:
             object.__setattr__(self, "source", f"{MEMORY}:{self.name}")
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(getattr(self, x))} {x}" for x in ("train", "validation", "test"))
+        return f"Dataset({self.name!r}: {self.log.num_events} events; requests: {sizes})"
 
     def appearances(self) -> np.ndarray:
         """(N,) when each item first stood in an event that training may see; `draws.NEVER` else.

@@ -23,6 +23,27 @@ def miscalibrated(block: dict[str, Any]) -> list[str]:
     return [line for task, one in block.items() for line in _faults(one, f"{task}: ")]
 
 
+def no_better_than_chance(block: dict[str, Any]) -> list[str]:
+    """A line per task whose AUC is within two standard errors of what noise would have."""
+    if "requests" not in block:
+        named = [(f"of {task} ", one) for task, one in block.items() if isinstance(one, dict)]
+    else:
+        named = [("", block)]
+    found = []
+    for whose, one in named:
+        auc, positive = one.get("auc"), one.get("positives", 0)
+        negative = one.get("examples", 0) - positive
+        if auc is None or min(positive, negative) < 1:
+            continue
+        error = math.sqrt((positive + negative + 1) / (12 * positive * negative))
+        if auc < 0.5 + 2 * error:
+            found.append(
+                f"AUC {whose}on validation is {auc:.3f}, no better than chance: train longer "
+                "(epochs, patience, learning_rate), or see what the data hold (recjax inspect)"
+            )
+    return found
+
+
 def warning_of(faults: list[str]) -> str:
     """One line, given at least one."""
     more = f", and {len(faults) - 1} more, see metrics.json" if len(faults) > 1 else ""

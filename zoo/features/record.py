@@ -22,6 +22,7 @@ from .record_keys import (
     keys_of_levels,
     keys_of_table,
     levels_of,
+    misfit,
     require_known_keys,
     require_whole_ids,
 )
@@ -139,7 +140,8 @@ def encode(
         try:
             records = pa.Table.from_pylist(records, schema=record_type(schema))
         except (pa.ArrowException, TypeError, OverflowError) as error:
-            raise ValueError(f"A request does not fit the schema: {error}") from error
+            where = misfit(schema, levels)
+            raise ValueError(where or f"A request does not fit the schema: {error}") from error
     context, user = _column(records, "context"), _column(records, "user")
     items = _List("items", _column(records, "items"))
     events = _List("user.history", _child("user", user, "history"))

@@ -6,6 +6,8 @@ from itertools import chain
 import reprlib
 from typing import Any
 
+import numpy as np
+
 from .schema import Role, Schema
 
 _NAMED = 5  # Keys that a message shows.
@@ -25,14 +27,8 @@ def keys_of_levels(levels: Levels) -> Keys:
 
 def require_whole_ids(schema: Schema, levels: Levels) -> None:
     """Raises ValueError for an integer id with a fraction, which Arrow would cut off."""
-    roles: dict[str, Role] = {
-        "context": "context",
-        "user": "user",
-        "user.history": "history",
-        "items": "candidate",
-    }
     for level, parts in levels.items():
-        fields = schema.role(roles[level]) if level in roles else ()
+        fields = schema.role(_ROLES[level]) if level in _ROLES else ()
         names = [f.raw_name for f in fields if f.kind != "dense" and f.value == "int"]
         for name in names:
             values = [part.get(name) for part in parts]
@@ -42,6 +38,32 @@ def require_whole_ids(schema: Schema, levels: Levels) -> None:
                 for one in value if isinstance(value, list | tuple) else (value,):
                     if isinstance(one, float) and not one.is_integer():
                         raise ValueError(f"{level}.{name} must be a whole number, got {one!r}.")
+
+
+_READ_AS = {"int": "a whole number", "string": "text"}
+_ROLES: dict[str, Role] = {
+    "context": "context",
+    "user": "user",
+    "user.history": "history",
+    "items": "candidate",
+}
+
+
+def misfit(schema: Schema, levels: Levels) -> str | None:
+    """What is wrong with the first id that is not of its field's type; None if it is not that."""
+    for level, parts in levels.items():
+        for field in schema.role(_ROLES[level]) if level in _ROLES else ():
+            if field.kind != "id":
+                continue
+            fine = int if field.value == "int" else str
+            for part in parts:
+                value = part.get(field.raw_name)
+                if value is not None and not isinstance(value, fine | float | np.generic):
+                    kind = _READ_AS[field.value]
+                    return (
+                        f"{level}.{field.raw_name} must be {kind}, as in training, got {value!r}."
+                    )
+    return None
 
 
 def levels_of(records: list[Any]) -> Levels:

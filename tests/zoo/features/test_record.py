@@ -269,7 +269,8 @@ def test_what_cannot_be_read_is_named(case):
 def test_dicts_that_do_not_fit_are_refused(records):
     with pytest.raises(
         ValueError,
-        match="A request does not fit the schema|A request record must be a dict, got int",
+        match="A request does not fit the schema|A request record must be a dict, got int|"
+        "user.history.item must be a whole number, as in training, got 'seven'.",
     ):
         encode(records, simple(), {"item": HashedRows(100)}, history=5)
 

@@ -46,6 +46,7 @@ class DeclaredTable:
       bad: rows that were skipped.
       notes: what people should know, a sentence each.
       parts: (n,) numbers that came with the rows, if any did.
+      in_memory: whether it is a table in memory, and `path` its name.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class DeclaredTable:
     bad: list[BadRow]
     notes: list[str]
     parts: np.ndarray | None = None
+    in_memory: bool = False
 
     @property
     def has_time(self) -> bool:
@@ -194,6 +196,7 @@ def read_declared(
         bad=[],
         notes=notes,
         parts=parts,
+        in_memory=raw.counted == "row",
     )
     table = _complete(partial, bad, declared)
     return _checked(table, bad, on_bad_row)

@@ -187,7 +187,9 @@ def _opened(
         world = SlateWorld(SLATES[where], seed)
         return slate_log.load(world, name=f"{kind}:{where}", seed=draw, view=kind)
     if kind not in _FILES:
-        raise DataError(f"Unknown source {source!r}; choose from {', '.join(SOURCES)}.")
+        there = Path(str(source)).exists()
+        hint = f"did you mean events:{source} or impressions:{source}? There are" if there else None
+        raise DataError(f"Unknown source {source!r}; {hint or 'choose from'} {', '.join(SOURCES)}.")
     what, load = _FILES[kind]
     if not where:
         raise DataError(f"Source {kind!r} needs a path: {kind}:{what}.")

@@ -112,7 +112,7 @@ def _refuse_labels(table: DeclaredTable, declared: Columns | None) -> None:
         if column.role in ("label", "weight", "position", "request"):
             raise DataError(
                 f"{table.path}: column {column.name!r} is declared as {column.role}: these are "
-                f"rows that were shown; read them by impressions:{table.path}."
+                f"rows that were shown; {_as_impressions(table)}."
             )
         name = column.name.lower()
         is_label = name == LABEL or name.startswith(f"{LABEL}_")
@@ -124,9 +124,15 @@ def _refuse_labels(table: DeclaredTable, declared: Columns | None) -> None:
             raise DataError(
                 f"{table.path}: column {column.name!r} says what came of each row, but every row "
                 "of a file of events is an interaction. If rows were shown and some had no effect, "
-                f"read them by impressions:{table.path}; else leave the column out of the file, or "
-                "declare its role as ignored."
+                f"{_as_impressions(table)}; else leave the column out of the file, or declare its "
+                "role as ignored."
             )
+
+
+def _as_impressions(table: DeclaredTable) -> str:
+    if table.in_memory:
+        return 'read them with kind="impressions"'
+    return f"read them by impressions:{table.path}"
 
 
 def _interactions(table: DeclaredTable, protocol: Protocol) -> Interactions:
