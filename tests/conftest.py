@@ -1,5 +1,9 @@
 import os
 from pathlib import Path
+import signal
+
+# What a shell starts in the background ignores Ctrl-C, which some tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Four simulated devices, so that pmap has something to map over. Before JAX starts.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")

@@ -137,8 +137,8 @@ def test_a_run_is_resumed_where_its_data_went(log, tmp_path):
     first = tmp_path / "first" / "log.csv"
     first.parent.mkdir()
     shutil.copy(log, first)
-    out, options = tmp_path / "run", dict(overrides=["tower_units=8"], quiet=True)
-    ask = dict(settings={"epochs": 1, "checkpoint_every": 5}, out=out, **options)
+    out, options = tmp_path / "run", {"epochs": 1, "checkpoint_every": 5, "tower_units": 8}
+    ask = dict(options=options, out=out, quiet=True)
     whole = launch.train("mlp", data=f"events:{first}", **ask)[1]
     stopped(out)
     other = shutil.copy(log, tmp_path / "other.csv")
@@ -177,7 +177,7 @@ def test_pairs_that_are_gone_are_named_with_the_remedy(log, tmp_path):
     assert resumed["test"] == whole["test"]
     other = launch.evaluate_run(out, options={"evaluation_negatives": "uniform"})
     assert other["test"]["examples"] == 120 != whole["test"]["examples"]
-    with pytest.raises(ValueError, match="--set takes evaluation_negatives=... here, got 'split="):
+    with pytest.raises(ValueError, match="--set takes evaluation_negatives=... here, got 'split'"):
         launch.evaluate_run(out, options={"split": "time"})
 
 
