@@ -26,7 +26,7 @@ class Forecast:
         steps: int,
         *,
         per_epoch: int = 0,
-        epochs: float = 1,
+        epochs: int | float = 1,
         may_stop: bool = False,
         validation: int = 0,
         test: int = 0,
