@@ -205,11 +205,20 @@ def test_bad_probabilities_are_said_and_noted(plain, data, tmp_path, monkeypatch
     assert blocks == [results["validation"], results["test"]]
     assert results["warnings"] == [f"test, {line}" for line in said["test"]]
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == results
-    (line,) = [one for one in capsys.readouterr().err.splitlines() if "warning" in one]
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if "probabilities are" in one]
     assert line == (
         "mlp on the market: warning: probabilities are off: test, scene = home predicts 3.00 times "
         "its positives, and 1 more, see metrics.json"
     )
+
+
+@pytest.mark.parametrize("learnt", [False, True])
+def test_a_model_that_learnt_nothing_is_said(data, tmp_path, monkeypatch, capsys, learnt):
+    config, settings = model_config("mlp", data.schema), Settings(**SHORT)
+    line = ["AUC is .5, no better than chance"]
+    monkeypatch.setattr(loop, "no_better_than_chance", lambda block: [] if learnt else line)
+    loop.fit(MODELS["mlp"], config, data, settings, tmp_path / "run", source="the market")
+    assert (f"mlp on the market: warning: {line[0]}" in capsys.readouterr().err) != learnt
 
 
 def test_orders_and_vectors_have_no_picture(tmp_path):

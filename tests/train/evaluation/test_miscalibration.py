@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from recjax.train.evaluation import metrics
-from recjax.train.evaluation.miscalibration import miscalibrated, warning_of
+from recjax.train.evaluation.miscalibration import (
+    miscalibrated,
+    no_better_than_chance,
+    warning_of,
+)
 
 
 def block(odds, probability, *, seed=0, segment=None):
@@ -75,3 +79,16 @@ def test_how_far_a_segment_may_be_off(calibration, positives, said):
 def test_a_warning_is_one_line():
     assert warning_of(["a"]) == "warning: probabilities are off: a"
     assert warning_of(["a", "b", "c"]).endswith("off: a, and 2 more, see metrics.json")
+
+
+@pytest.mark.parametrize(
+    ("auc", "said"), [(0.40, True), (0.5, True), (0.517, True), (0.525, False), (None, False)]
+)
+def test_an_auc_of_noise_is_no_better_than_chance(auc, said):
+    # Of 2,000 positives and as many negatives the standard error is .0091.
+    one = {"auc": auc, "examples": 4000, "positives": 2000, "requests": 10}
+    assert len(no_better_than_chance(one)) == said
+    several = {"click": one, "buy": {**one, "auc": 0.9}}
+    assert [line[:12] for line in no_better_than_chance(several)] == ["AUC of click"] * said
+    assert no_better_than_chance({"recall@50": 0.1, "requests": 5}) == []
+    assert no_better_than_chance({**one, "positives": 0}) == []

@@ -184,3 +184,27 @@ def test_kinds_of_tables():
 def test_what_a_run_remembers():
     assert str(InMemory.of("events", events())) == "memory:events"
     assert recjax.read(events()).source == "memory:events"
+
+
+def test_a_run_knows_what_its_tables_were(tmp_path):
+    table, options = impressions(), {"steps": 2, "tower_units": (8,), "history": 5}
+    run = recjax.train(
+        "mlp", table, kind="impressions", options=options, out=tmp_path / "run", quiet=True
+    )
+    assert run.evaluate(table)["test"] == run.metrics["test"]
+    assert content(recjax.read(table, like=run)) == content(recjax.read(table, kind="impressions"))
+    again = recjax.train("mlp", table, options=options, out=run.folder, resume=True, quiet=True)
+    assert again.metrics["test"] == run.metrics["test"]
+    with pytest.raises(DataError, match='read them with kind="impressions"'):
+        recjax.read(table)
+
+
+def test_a_file_without_its_kind_is_seen(tmp_path):
+    pyarrow.parquet.write_table(events(), tmp_path / "log.parquet")
+    with pytest.raises(DataError, match="did you mean events:.*log.parquet or impressions:"):
+        recjax.read(str(tmp_path / "log.parquet"))
+
+
+def test_a_data_set_is_printed_in_one_line():
+    assert repr(recjax.read(events())).startswith("Dataset('events:Table': ")
+    assert len(repr(recjax.read(events()))) < 120
