@@ -26,7 +26,7 @@ from .train.data.files.lines import OnBadRow
 from .train.data.protocol import Protocol
 from .train.evaluation.scoring import even_preferences
 from .train.options import Options, split
-from .train.run import load_config
+from .train.run import Saved, load_config
 from .train.settings import DataSettings
 from .zoo.batch import served
 from .zoo.calibration import Calibration
@@ -82,10 +82,10 @@ def read(
     asked, of_training = split(Protocol, options or {})
     if of_training:
         raise ValueError(f"{next(iter(of_training))} is an option of training: give it to train.")
-    more: dict[str, Any] = {} if like is None else load_config(Path(_folder(like))).reading()
+    more: dict[str, Any] = {} if like is None else _saved(like).reading()
     if columns is not None:
         more["columns"] = columns
-    found = _data(data, _kind(kind, like))
+    found = _data(data, kind, like)
     if found is None or isinstance(found, Dataset):
         raise ValueError(f"data to read are a SOURCE, a path or a table, got {data!r:.60}.")
     return reading.opened(found, DataSettings(**asked), on_bad_row=on_bad_row, **more)
@@ -149,7 +149,7 @@ def train(
     """
     folder, _ = launch.train(
         model,
-        data=_data(data, _kind(kind, out if resume else warm_start)),
+        data=_data(data, kind, out if resume else warm_start),
         evaluators=[_folder(one) for one in evaluators],
         worth=worth,
         out=out,
@@ -258,7 +258,7 @@ class Run:
         """
         return launch.evaluate_run(
             self._trained,
-            data=_data(data, _kind(kind, self)),
+            data=_data(data, kind, self),
             options=options,
             on_bad_row=on_bad_row,
             columns=columns,
@@ -331,22 +331,25 @@ class Run:
         return jax.jit(apply)
 
 
-def _kind(kind: str | None, like: "Folder | None") -> str:
-    """The kind of a table: as it is said, else as a run's data were, else events."""
-    if kind is None and like is not None and (Path(_folder(like)) / "config.json").is_file():
-        kind, _, what = load_config(Path(_folder(like))).source.partition(":")
-        kind = what if kind == MEMORY else kind
-        kind = kind if kind in ("events", "impressions") else None
-    return kind or "events"
-
-
-def _data(data: Any, kind: str) -> reading.Data | None:
-    """What `launch` takes, from what a user has."""
+def _data(data: Any, kind: str | None, like: "Folder | None") -> reading.Data | None:
+    """What `launch` takes, from what a user has; of the kind of a run's data if none is said."""
     if data is None or isinstance(data, str | Dataset):
         return data
-    if isinstance(data, Path):
-        return f"{kind}:{data}"
-    return InMemory.of(kind, data)
+    kind = kind or (None if like is None else _kind_of(like)) or "events"
+    return f"{kind}:{data}" if isinstance(data, Path) else InMemory.of(kind, data)
+
+
+def _kind_of(run: "Folder") -> str | None:
+    """The kind of a run's data, if such may be in memory; None where there is no run yet."""
+    if not isinstance(run, Run) and not (Path(run) / "config.json").is_file():
+        return None
+    kind, _, what = _saved(run).source.partition(":")
+    kind = what if kind == MEMORY else kind
+    return kind if kind in ("events", "impressions") else None
+
+
+def _saved(run: "Folder") -> Saved:
+    return run._trained.saved if isinstance(run, Run) else load_config(Path(run))
 
 
 def _folder(run: "Folder") -> Path | str:

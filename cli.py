@@ -82,14 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", metavar="DIR", help="folder of the run (default: new, in runs/)")
     for name, what in FLAGS.items():
         train.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=what)
-    train.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="KEY=VALUE",
-        help="any option of the model or setting of the training; may be repeated",
-    )
+    _add_set(train, "any option of the model or setting of the training; may be repeated")
     train.add_argument(
         "--devices",
         type=int,
@@ -97,13 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="GPUs, or cores of a CPU, that share each batch",
     )
-    train.add_argument(
-        "--on-bad-row",
-        choices=("stop", "skip"),
-        default="stop",
-        help="what to do with a line of a file that cannot be read",
-    )
-    _add_columns(train)
+    _add_reading(train)
     train.add_argument("--resume", action="store_true", help="go on with the run in --out")
     train.add_argument(
         "--warm-start",
@@ -115,16 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="score a source with a trained run")
     evaluate.add_argument("folder", metavar="DIR", help="folder of a run")
     evaluate.add_argument("--data", metavar="SOURCE", help="another source of the same schema")
-    evaluate.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="KEY=VALUE",
-        help="evaluation_negatives=uniform, popularity or FILE",
-    )
-    evaluate.add_argument("--on-bad-row", choices=("stop", "skip"), default="stop")
-    _add_columns(evaluate)
+    _add_set(evaluate, "evaluation_negatives=uniform, popularity or FILE")
+    _add_reading(evaluate)
     evaluate.set_defaults(command=_evaluate)
 
     predict = commands.add_parser(
@@ -154,16 +133,8 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="hit rates and drift of a source's fields")
     inspect.add_argument("--data", metavar="SOURCE", default="market", help="see train")
     inspect.add_argument("--history", type=int, default=50, metavar="N", help="newest events read")
-    inspect.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="KEY=VALUE",
-        help="statistics, crosses, leave_out; may be repeated",
-    )
-    inspect.add_argument("--on-bad-row", choices=("stop", "skip"), default="stop")
-    _add_columns(inspect)
+    _add_set(inspect, "statistics, crosses, leave_out; may be repeated")
+    _add_reading(inspect)
     inspect.set_defaults(command=_inspect)
 
     bench = commands.add_parser("bench", help="run a suite and write results.json")
@@ -228,7 +199,20 @@ def _worth(text: str) -> tuple[Any, ...]:
     return rows[0] if len(rows) == 1 else rows
 
 
-def _add_columns(command: argparse.ArgumentParser) -> None:
+def _add_set(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help=what
+    )
+
+
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    """How files are read."""
+    command.add_argument(
+        "--on-bad-row",
+        choices=("stop", "skip"),
+        default="stop",
+        help="what to do with a line of a file that cannot be read",
+    )
     command.add_argument(
         "--columns",
         metavar="FILE",

@@ -6,8 +6,11 @@ of candidates that was never seen costs no compilation if its rung was warmed up
 
 from collections.abc import Sequence
 import dataclasses
+import functools
+import operator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 
 from .inputs import grown
@@ -158,15 +161,15 @@ def _scored(model: Answering, records: Any, unknown: str) -> list[_Scored]:
     at_once = min(at_once, model.sizes(at_once, width)[0])
     found = []
     for start in range(0, count, at_once):
-        part = {name: _rows(value, start, start + at_once) for name, value in batch.items()}
-        here = mask[start : start + at_once]
+        some = slice(start, start + at_once)
+        part, here = jax.tree.map(operator.itemgetter(some), batch), mask[some]
         sizes = model.sizes(*here.shape)
         outputs = model.outputs(grown(part, dict(zip("BC", sizes, strict=True))))
-        outputs = {name: _numpy(value) for name, value in outputs.items()}
-        for row, record in enumerate(records[start : start + at_once]):
+        outputs = jax.tree.map(np.asarray, outputs)
+        for row, record in enumerate(records[some]):
             items = record.get("items") or []
-            one = {name: _row(value, row, len(items)) for name, value in outputs.items()}
-            found.append(_Scored([item or {} for item in items], one))
+            own = functools.partial(_own, row=row, count=len(items))
+            found.append(_Scored([item or {} for item in items], jax.tree.map(own, outputs)))
     return found
 
 
@@ -177,7 +180,7 @@ def warm_up(model: Answering, *, requests: int = 1, candidates: int = 100) -> No
     for count, width in sorted({model.sizes(count, width) for count in counts for width in widths}):
         record = {"context": {}, "user": {"history": []}, "items": [{}] * width}
         outputs = model.outputs(model.encode([record] * count))
-        _numpy(next(iter(outputs.values())))
+        jax.block_until_ready(outputs)
 
 
 def rung(count: int, *, smallest: int = 1) -> int:
@@ -197,20 +200,6 @@ def rungs(most: int, *, smallest: int = 1) -> Sequence[int]:
     return found
 
 
-def _rows(value: Any, start: int, end: int) -> Any:
-    if isinstance(value, dict):
-        return {name: one[start:end] for name, one in value.items()}
-    return value[start:end]
-
-
-def _numpy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: np.asarray(one) for name, one in value.items()}
-    return np.asarray(value)
-
-
-def _row(value: Any, row: int, count: int) -> Any:
+def _own(value: np.ndarray, *, row: int, count: int) -> np.ndarray:
     """A request's own scores; an order is not cut, as it is not by candidates."""
-    if isinstance(value, dict):
-        return {name: _row(one, row, count) for name, one in value.items()}
     return value[row] if value.dtype.kind in "iu" else value[row, :count]

@@ -7,8 +7,9 @@
     batch = artifact.encode(records)          # the same in two steps
     artifact.score(batch)                     # (requests, candidates)
 
-This module needs JAX, NumPy and `recjax.zoo.features`, and pyarrow for `encode` alone; no model and
-no training code is loaded. Every file is checked against the manifest before it is used.
+This module needs JAX, NumPy and `recjax.zoo.features`, and pyarrow for records that are no plain
+dicts; no model and no training code is loaded. Every file is checked against the manifest before it
+is used.
 
     README.md         for people: what a request holds, and how it is read
     manifest.json     model, schema and its hash, shapes of the inputs, versions, checksums

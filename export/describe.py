@@ -2,14 +2,10 @@
 
 from typing import Any
 
-from ..zoo.features import HashedRows, Role, RowMap, Schema
+from ..zoo.features import HashedRows, RowMap, Schema
+from ..zoo.features.record_keys import ROLE_OF
 
-_LEVELS: tuple[tuple[Role, str], ...] = (
-    ("context", "context"),
-    ("user", "user"),
-    ("history", "user.history[]"),
-    ("candidate", "items[]"),
-)
+_LISTS = {"user.history": "user.history[]", "items": "items[]"}
 _TEMPLATE = """\
 # {model}
 
@@ -45,8 +41,8 @@ for best in artifact.recommend([request], k=10)[0]:
 def readme(name: str, manifest: dict[str, Any], schema: Schema, row_maps: dict[str, RowMap]) -> str:
     """The text, in Markdown; `name` is the artifact's folder."""
     rows = [
-        f"| `{level}.{field.raw_name}` | {_value(field)} | {_reading(field, row_maps)} |"
-        for role, level in _LEVELS
+        f"| `{_key(level, field)}` | {_value(field)} | {_reading(field, row_maps)} |"
+        for level, role in ROLE_OF.items()
         for field in schema.role(role)
         if not field.cross
     ]
@@ -72,6 +68,10 @@ def _gives(manifest: dict[str, Any]) -> str:
     if manifest["calibration"]:
         return f"{found}, calibrated on validation (`calibration` in manifest.json)"
     return found
+
+
+def _key(level: str, field: Any) -> str:
+    return f"{_LISTS.get(level, level)}.{field.raw_name}"
 
 
 def _value(field: Any) -> str:

@@ -11,6 +11,7 @@ from recjax.bench.suites import SUITES
 from recjax.train.data.sources import SOURCES
 from recjax.train.defaults import ALL
 from recjax.zoo.rerank import last
+from testing import rejected
 
 LOG = "user_id,item_id,category_id,timestamp\n" + "".join(
     f"{user},{(user * 7 + step) % 23},{(user * 7 + step) % 23 % 3},{1000 * step}\n"
@@ -24,19 +25,6 @@ def log(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text(LOG)
     return path
-
-
-def rejected(capsys, *arguments):
-    """The one line that a bad command prints."""
-    try:
-        code = cli.main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        code = stop.code
-    shown = capsys.readouterr()
-    assert code == 2, shown.err
-    assert shown.out == ""
-    assert shown.err.count("\n") == 1 and "Traceback" not in shown.err, shown.err
-    return shown.err
 
 
 def train(log, out, *more):

@@ -15,6 +15,7 @@ from recjax.zoo.features import Field, Schema, Table, record_type
 from recjax.zoo.rerank import generator
 from reranking import CONFIG
 from runs import fresh, saved
+from testing import rejected
 
 LOG = Schema(
     tables=(Table(name="item", rows=30, dim=4),),
@@ -42,18 +43,6 @@ def folders(tmp_path_factory):
     run = saved(where / "run", "mlp", config, fresh(mlp, config), history=4)
     recjax.load(run).export(where / "artifact", platforms=["cpu"])
     return where
-
-
-def rejected(capsys, *arguments):
-    """The one line that a bad command prints."""
-    try:
-        code = cli.main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        code = stop.code
-    shown = capsys.readouterr()
-    assert code == 2 and shown.out == "", shown
-    assert shown.err.count("\n") == 1 and "Traceback" not in shown.err, shown.err
-    return shown.err
 
 
 def said(capsys, *arguments):

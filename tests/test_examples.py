@@ -13,6 +13,7 @@ FUNCTIONS = (
     "zoo.features.signatures",
     "zoo.features.Schema",
     "zoo.features.encode",
+    "zoo.features.RequestEncoder",
     "train.evaluation.metrics.auc",
     "train.tables.chain",
     "train.data.sources.open_source",

@@ -56,8 +56,9 @@ def initial_state(
     `occurrences` may be empty where `settings.l2` is 0. Variables to `start` from are copied: a
     step gives its buffers away.
     """
-    variables = model.init(jax.random.key(settings.seed), config)
-    if start is not None:
+    if start is None:
+        variables = model.init(jax.random.key(settings.seed), config)
+    else:
         variables = jax.tree.map(jnp.array, start)
     return TrainState(
         tables=variables["tables"],

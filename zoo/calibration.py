@@ -32,12 +32,17 @@ class Calibration(NamedTuple):
 
     def probability(self, logit: np.ndarray) -> np.ndarray:
         """Probabilities where the model serves, of the logits' shape."""
-        x = self.served(logit)
-        small = np.exp(-np.abs(x))
-        return np.where(x >= 0.0, 1.0, small) / (1.0 + small)
+        return sigmoid(self.served(logit))
 
 
 Calibrations: TypeAlias = dict[str, Calibration]  # By the name of the logit.
+
+
+def sigmoid(logit: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-logit)) without overflow."""
+    x = np.asarray(logit, np.float64)
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0.0, 1.0, small) / (1.0 + small)
 
 
 def hinge(x: np.ndarray, knot: float, width: float) -> np.ndarray:

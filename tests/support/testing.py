@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from recjax import cli
+
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 needs_shared_data = pytest.mark.skipif(
@@ -28,3 +30,16 @@ def assert_close(actual, expected, *, ulps=4.0):
         unit = float(jnp.finfo(a.dtype).eps) * scale
         worst = np.max(np.abs(np.asarray(a, np.float64) - e), initial=0.0) / unit
         assert worst <= ulps, f"off by {worst:.1f} units of {a.dtype} (limit {ulps})"
+
+
+def rejected(capsys, *arguments):
+    """The one line that a bad command prints."""
+    try:
+        code = cli.main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = stop.code
+    shown = capsys.readouterr()
+    assert code == 2, shown.err
+    assert shown.out == ""
+    assert shown.err.count("\n") == 1 and "Traceback" not in shown.err, shown.err
+    return shown.err

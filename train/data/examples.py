@@ -3,7 +3,7 @@
 They are what `zoo.features.encode` turns into the very batch that the requests give.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -90,21 +90,23 @@ def of_interactions(
     raw: Interactions,
     log: EventLog,
     seconds: Seconds,
-    catalogue: np.ndarray,
+    items: Sequence[Attribute],
     user_ids: np.ndarray,
     order: np.ndarray,
     events: np.ndarray,
 ) -> RawValues:
-    """What is said of the requests for these events; see `interactions.build` for the arguments."""
+    """What is said of the requests for these events, given the attributes of all items.
+
+    See `interactions.build` for the other arguments.
+    """
     user = np.searchsorted(log.offsets, events, side="right") - 1
     cut = seconds.own[events] - log.offsets[user]
     at = histories(log.offsets, user, cut)
     before = seconds.first[events] - 1
     of_user = np.where(before >= log.offsets[user], order[np.maximum(before, 0)], -1)
-    listed = (Attribute(name="item", values=raw.item_ids), *raw.items)
     return RawValues(
         requests=np.stack([user, cut, log.time[events]], axis=1),
-        items=taken(listed, catalogue),
+        items={one.name: one.values for one in items},
         users=taken(raw.users, user_ids[user]),
         context=taken(raw.context, order[events]) | taken(raw.changing_users, of_user),
         at=at,

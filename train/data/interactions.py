@@ -119,7 +119,7 @@ def build(
         own_ids = raw.user_ids.take(pa.array(user_ids))
     given, tasks = _given(raw, catalogue, user_ids), protocol.tasks or (task,)
     first = np.flatnonzero((part == TEST) & labels.is_target)[: examples.COUNT]
-    kept = examples.of_interactions(raw, log, seconds, catalogue, user_ids, order, first)
+    kept = examples.of_interactions(raw, log, seconds, listed, user_ids, order, first)
     # A candidate has what any user's event said of it.
     as_of_events = {x.name: x.values.take(pa.array(order)) for x in raw.changing_items}
     # Else what nobody reads any more would be held to the end.

@@ -21,7 +21,7 @@ import numpy as np
 
 from ...zoo.calibration import Calibration as Calibration
 from ...zoo.calibration import Calibrations as Calibrations
-from ...zoo.calibration import hinge
+from ...zoo.calibration import hinge, sigmoid
 
 _STEPS = 100
 # Of standardised scores. A slope of 0 would make all candidates tie.
@@ -213,8 +213,7 @@ def _newton(
         if previous - loss < 1e-10 * total:
             break
         previous = loss
-        small = np.exp(-np.abs(score))
-        p = np.where(score >= 0, 1.0, small) / (1.0 + small)
+        p = sigmoid(score)
         h = np.maximum(weight * p * (1 - p), 1e-12)
         gradient = table.T @ (weight * (p - label)) + pull @ at
         step = np.linalg.solve((table * h[:, None]).T @ table + pull, gradient)

@@ -15,22 +15,16 @@ from collections.abc import Mapping
 import math
 from typing import Any
 
-from jaxtyping import Real, Shaped
+from jaxtyping import Shaped
 import numpy as np
 
+from ...zoo.calibration import sigmoid as sigmoid
 from .bootstrap import pairs_of, weighted_auc
 from .calibration import fit_calibration
 from .checked import Label, Labels, Mask, Score, Scores, binary, ratio, starts_of, weights_of
 from .lists import ndcg_at_k
 from .reliability import reliability
 from .segments import Segments
-
-
-def sigmoid(logit: Real[np.ndarray, "..."]) -> np.ndarray:
-    """1 / (1 + exp(-logit)) without overflow."""
-    x = np.asarray(logit, np.float64)
-    small = np.exp(-np.abs(x))
-    return np.where(x >= 0.0, 1.0, small) / (1.0 + small)
 
 
 def auc(score: Score, label: Label, weight: Score | None = None) -> float:

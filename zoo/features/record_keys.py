@@ -15,6 +15,13 @@ Keys = dict[str, Iterable[Any]]
 """By level: "" (the record itself), "context", "user", "user.history", "items"."""
 
 
+ROLE_OF: dict[str, Role] = {
+    "context": "context",
+    "user": "user",
+    "user.history": "history",
+    "items": "candidate",
+}
+"""The role whose fields stand at a level."""
 Levels = dict[str, list[Any]]
 """The dicts at each level of records."""
 _WHOLE = {int, bool, str, type(None)}
@@ -28,7 +35,7 @@ def keys_of_levels(levels: Levels) -> Keys:
 def require_whole_ids(schema: Schema, levels: Levels) -> None:
     """Raises ValueError for an integer id with a fraction, which Arrow would cut off."""
     for level, parts in levels.items():
-        fields = schema.role(_ROLES[level]) if level in _ROLES else ()
+        fields = schema.role(ROLE_OF[level]) if level in ROLE_OF else ()
         names = [f.raw_name for f in fields if f.kind != "dense" and f.value == "int"]
         for name in names:
             values = [part.get(name) for part in parts]
@@ -41,18 +48,12 @@ def require_whole_ids(schema: Schema, levels: Levels) -> None:
 
 
 _READ_AS = {"int": "a whole number", "string": "text"}
-_ROLES: dict[str, Role] = {
-    "context": "context",
-    "user": "user",
-    "user.history": "history",
-    "items": "candidate",
-}
 
 
 def misfit(schema: Schema, levels: Levels) -> str | None:
     """What is wrong with the first id that is not of its field's type; None if it is not that."""
     for level, parts in levels.items():
-        for field in schema.role(_ROLES[level]) if level in _ROLES else ():
+        for field in schema.role(ROLE_OF[level]) if level in ROLE_OF else ():
             if field.kind != "id":
                 continue
             fine = int if field.value == "int" else str
@@ -113,13 +114,7 @@ def keys_of_table(records: Any) -> Keys:
 
 def require_known_keys(schema: Schema, found: Keys) -> None:
     """Raises ValueError if a key is not one that a record of this schema has at its level."""
-    known = {
-        "": {name: name for name in ("context", "user", "items")},
-        "context": {"time": "time", **_raw_names(schema, "context")},
-        "user": {"history": "history", **_raw_names(schema, "user")},
-        "user.history": {"time": "time", **_raw_names(schema, "history")},
-        "items": _raw_names(schema, "candidate"),
-    }
+    known = known_keys(schema)
     wrong = []
     for level, keys in found.items():
         allowed = set(known[level].values())
@@ -134,6 +129,17 @@ def require_known_keys(schema: Schema, found: Keys) -> None:
             f"A request record has keys that the schema lacks: {', '.join(wrong[:_NAMED])}{more}; "
             'unknown="ignore" passes over them.'
         )
+
+
+def known_keys(schema: Schema) -> dict[str, dict[str, str]]:
+    """The keys of a record of this schema by level, each by its own name and by the batch's."""
+    return {
+        "": {name: name for name in ("context", "user", "items")},
+        "context": {"time": "time", **_raw_names(schema, "context")},
+        "user": {"history": "history", **_raw_names(schema, "user")},
+        "user.history": {"time": "time", **_raw_names(schema, "history")},
+        "items": _raw_names(schema, "candidate"),
+    }
 
 
 def _raw_names(schema: Schema, role: Any) -> dict[str, str]:

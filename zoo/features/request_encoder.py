@@ -13,6 +13,7 @@ import numpy as np
 from . import transforms
 from .cross import add_crosses
 from .record import encode
+from .record_keys import ROLE_OF, known_keys
 from .row_map import RowMap
 from .schema import PADDING_ROW, UNSEEN_ROW, Field, Role, Schema
 from .signature import signatures
@@ -21,13 +22,6 @@ _REMEMBERED = 1_000_000
 """Values per table; then what is remembered is forgotten."""
 _NONE = type(None)
 _KINDS = {"int": {int, _NONE}, "string": {str, _NONE}}
-# What stands in a record beside the fields of each role.
-_LEVELS: tuple[tuple[Role, set[str]], ...] = (
-    ("context", {"time"}),
-    ("user", {"history"}),
-    ("history", {"time"}),
-    ("candidate", set()),
-)
 
 
 class _Unusual(Exception):
@@ -37,8 +31,7 @@ class _Unusual(Exception):
 class RequestEncoder:
     """Encodes request records of one schema.
 
-    Example:
-
+    Examples:
       >>> import numpy as np
       >>> from recjax.zoo.features import Field, KnownRows, RequestEncoder, Schema, Table
       >>> from recjax.zoo.features import signatures
@@ -56,11 +49,10 @@ class RequestEncoder:
         """See `encode`."""
         self._schema, self._row_maps, self._history = schema, row_maps, history
         self._fields = {
-            role: [field for field in schema.role(role) if not field.cross] for role, _ in _LEVELS
+            role: [field for field in schema.role(role) if not field.cross]
+            for role in ROLE_OF.values()
         }
-        self._known = {
-            role: {field.raw_name for field in self._fields[role]} | more for role, more in _LEVELS
-        }
+        self._known = {level: {*keys.values()} for level, keys in known_keys(schema).items()}
         self._transforms = {
             (field.role, field.name): transforms.function(field.transform)
             for field in schema.fields
@@ -81,24 +73,21 @@ class RequestEncoder:
     def _encode(self, records: list[Any] | tuple[Any, ...]) -> dict[str, Any]:
         _require(set(map(type, records)) <= {dict})
         for record in records:
-            _require(record.keys() <= {"context", "user", "items"})
+            _require(record.keys() <= self._known[""])
         contexts = [_dict(record.get("context")) for record in records]
         users = [_dict(record.get("user")) for record in records]
         items = [_list(record.get("items")) for record in records]
         events = [_list(user.get("history"))[-self._history :] for user in users]
         every_item, every_event = list(chain(*items)), list(chain(*events))
-        levels: dict[Role, list[dict[str, Any]]] = {
-            "context": contexts,
-            "user": users,
-            "history": every_event,
-            "candidate": every_item,
-        }
-        for role, parts in levels.items():
+        levels = {"context": contexts, "user": users}
+        levels |= {"user.history": every_event, "items": every_item}
+        for level, parts in levels.items():
             _require(set(map(type, parts)) <= {dict})
-            known = self._known[role]
-            _require(all(map(known.issuperset, parts)))
+            _require(all(map(self._known[level].issuperset, parts)))
         of_items, of_events = _Places(items), _Places(events)
-        values = {role: self._columns(role, parts) for role, parts in levels.items()}
+        values = {
+            ROLE_OF[level]: self._columns(ROLE_OF[level], parts) for level, parts in levels.items()
+        }
         now = _seconds(contexts)
         age = np.clip(now[:, None] - of_events.place(_seconds(every_event)), 0, 2**31 - 1)
         place = lambda slots, columns: {name: slots.place(x) for name, x in columns.items()}

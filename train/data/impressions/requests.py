@@ -8,6 +8,7 @@ Shapes: `n` impressions, `h` events of a file of histories, `E` past events, `R`
 candidates of the longest one.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import functools
 import itertools
@@ -195,12 +196,13 @@ def build(
             **facts,
         },
         notes=tuple(notes),
-        examples=_examples(raw, log, past, padded, part == TEST, test, schema),
+        examples=_examples(raw, listed, log, past, padded, part == TEST, test, schema),
     )
 
 
 def _examples(
     raw: Impressions,
+    listed: Sequence[Attribute],
     log: EventLog,
     past: "_Past",
     padded: Padded,
@@ -208,16 +210,15 @@ def _examples(
     test: Requests,
     schema: Schema,
 ) -> tuple[dict[str, Any], ...]:
-    """The first requests of the test as raw records."""
+    """The first requests of the test as raw records; `listed` are the attributes of all items."""
     asked, some = raw.requests, np.arange(min(len(test), examples.COUNT))
     few, owner = test.take(some), padded.owners(of_test)[some]
     rows = padded.fill(of_test, np.arange(len(raw.user)), empty=-1)[some]
     last = asked.rows[asked.starts + asked.lengths() - 1]
     at = examples.histories(log.offsets, few.user, few.cut)
-    listed = (Attribute(name="item", values=raw.item_ids), *raw.items)
     kept = examples.RawValues(
         requests=np.stack([few.user, few.cut, few.time], axis=1),
-        items=examples.taken(listed, np.arange(len(raw.item_ids))),
+        items={one.name: one.values for one in listed},
         users=examples.taken(raw.users, few.user),
         context=examples.taken(raw.context, asked.first[owner])
         | examples.taken(raw.changing_users, _last_known(last, asked, -1)[owner]),
